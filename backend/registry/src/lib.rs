@@ -1,1 +1,6 @@
-//! (under construction)
+//! A service registry on etcd: the client library of Rollcall for Rust services. Knows no HTTP.
+//!
+//! - [`etcd::connect`] holds the connection, [`etcd::source`] lists and watches one prefix, [`etcd::watcher`] makes of
+//!   both one stream that never ends and never loses an event, [`etcd::lease`] asks leases how long they have left.
+
+pub mod etcd;

@@ -1,0 +1,289 @@
+//! The connection to etcd: which endpoint, with which credentials, and when to try another one.
+//!
+//! Owns the one [`etcd_client::Client`] in use. Must not know what is asked through it. One endpoint is used at a time,
+//! since a balanced channel keeps sending requests to a member that is frozen or cut off; whoever sees a request fail
+//! reports it, and the next client is made for the next endpoint.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use etcd_client::{Certificate, Client, ConnectOptions, Identity, KvClient, LeaseClient, TlsOptions, WatchClient};
+
+/// How long making a connection may take, authentication included.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long one request may take, except those that stream.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a connection without traffic is probed. etcd closes connections that are probed more often than every
+/// 5 s (`--grpc-keepalive-min-time`).
+pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(6);
+
+/// How long the answer to a probe may take.
+pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The largest message read from etcd, in bytes. tonic's own limit of 4 MiB is smaller than what one revision or one
+/// page of a list can be, and a watch that fails at it would resume into the same message for ever.
+pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024 * 1024;
+
+/// Where etcd is and who asks, with the names that etcdctl gives its flags.
+#[derive(Clone, Default)]
+pub struct ConnectConfig {
+    /// URLs or `host:port` of the members.
+    pub endpoints: Vec<String>,
+    /// `--cacert`: PEM of the authority that signed the members' certificates; the system's roots where there is none.
+    pub ca_pem: Option<Vec<u8>>,
+    /// `--cert` and `--key`: PEM of the client's own certificate and its key.
+    pub identity_pem: Option<(Vec<u8>, Vec<u8>)>,
+    /// `--user` and `--password`.
+    pub user: Option<(String, String)>,
+}
+
+impl fmt::Debug for ConnectConfig {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Keys and passwords stay out of logs.
+        out.debug_struct("ConnectConfig").field("endpoints", &self.endpoints).finish_non_exhaustive()
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// No endpoint was given.
+    #[error("no endpoint of etcd is given")]
+    NoEndpoint,
+    /// An endpoint is no address.
+    #[error("{endpoint:?} is no address of etcd: {source}")]
+    BadEndpoint {
+        /// The endpoint as given.
+        endpoint: String,
+        /// What is wrong with it.
+        source: etcd_client::Error,
+    },
+    /// The endpoint cannot be reached, or refuses the credentials.
+    #[error("etcd at {endpoint} cannot be used: {source}")]
+    Refused {
+        /// The endpoint that was tried.
+        endpoint: String,
+        /// What it answered.
+        source: etcd_client::Error,
+    },
+    /// The endpoint did not answer within [`CONNECT_TIMEOUT`].
+    #[error("etcd at {endpoint} did not answer within {} s", CONNECT_TIMEOUT.as_secs())]
+    Timeout {
+        /// The endpoint that was tried.
+        endpoint: String,
+    },
+}
+
+/// A connection to etcd that many share; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: ConnectConfig,
+    current: Mutex<Current>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.config.fmt(out)
+    }
+}
+
+struct Current {
+    /// Raised whenever a client is given up, so that a failure is counted once however many saw it.
+    generation: u64,
+    endpoint_index: usize,
+    client: Option<Client>,
+}
+
+/// A client in use, with what it takes to report that it failed.
+#[derive(Clone)]
+pub struct EtcdClient {
+    inner: Client,
+    generation: u64,
+}
+
+impl EtcdClient {
+    /// Reads and writes keys. Decodes messages of up to [`MESSAGE_BYTES_MAX`].
+    pub fn kv(&self) -> KvClient {
+        self.inner.kv_client().max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Watches keys. Decodes messages of up to [`MESSAGE_BYTES_MAX`].
+    pub fn watch(&self) -> WatchClient {
+        self.inner.watch_client().max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Grants, renews, revokes and asks leases.
+    pub fn lease(&self) -> LeaseClient {
+        self.inner.lease_client()
+    }
+
+    /// Asks a member about itself.
+    pub fn maintenance(&self) -> etcd_client::MaintenanceClient {
+        self.inner.maintenance_client()
+    }
+}
+
+impl Connection {
+    /// A connection that is made at the first use.
+    ///
+    /// # Errors
+    /// Where no endpoint is given, or one is no address, or TLS material is given for an `http://` endpoint.
+    pub fn new(config: ConnectConfig) -> Result<Self, ConnectError> {
+        if config.endpoints.is_empty() {
+            return Err(ConnectError::NoEndpoint);
+        }
+        for endpoint in &config.endpoints {
+            check_endpoint(endpoint)?;
+            if endpoint.starts_with("http://") && (config.ca_pem.is_some() || config.identity_pem.is_some()) {
+                let detail = "a certificate is given, and http:// does without: say https://".to_owned();
+                return Err(bad_endpoint(endpoint, detail));
+            }
+        }
+        let current = Mutex::new(Current { generation: 0, endpoint_index: 0, client: None });
+        Ok(Self { shared: Arc::new(Shared { config, current }) })
+    }
+
+    /// The endpoints as configured.
+    pub fn endpoints(&self) -> &[String] {
+        &self.shared.config.endpoints
+    }
+
+    /// The client in use, connecting where there is none.
+    ///
+    /// # Errors
+    /// Where the endpoint whose turn it is cannot be reached or refuses; the next call tries the next one.
+    pub async fn client(&self) -> Result<EtcdClient, ConnectError> {
+        let (generation, endpoint) = {
+            let current = self.current();
+            if let Some(client) = &current.client {
+                return Ok(EtcdClient { inner: client.clone(), generation: current.generation });
+            }
+            let endpoints = &self.shared.config.endpoints;
+            (current.generation, endpoints[current.endpoint_index % endpoints.len()].clone())
+        };
+        let connecting = Client::connect([&endpoint], Some(self.options(&endpoint)));
+        let outcome = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+            Ok(Ok(client)) => Ok(client),
+            Ok(Err(source)) => Err(ConnectError::Refused { endpoint, source }),
+            Err(_) => Err(ConnectError::Timeout { endpoint }),
+        };
+        match outcome {
+            Ok(client) => {
+                let mut current = self.current();
+                // Another caller may have connected meanwhile: all share the first.
+                let generation = current.generation;
+                let inner = current.client.get_or_insert(client).clone();
+                Ok(EtcdClient { inner, generation })
+            }
+            Err(error) => {
+                self.give_up(generation);
+                Err(error)
+            }
+        }
+    }
+
+    /// Says that requests through `client` fail, so that the next client is made anew, for the next endpoint.
+    pub fn report_failure(&self, client: &EtcdClient) {
+        self.give_up(client.generation);
+    }
+
+    fn give_up(&self, generation: u64) {
+        let mut current = self.current();
+        if current.generation == generation {
+            current.generation += 1;
+            current.endpoint_index = (current.endpoint_index + 1) % self.shared.config.endpoints.len();
+            current.client = None;
+        }
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.shared.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn options(&self, endpoint: &str) -> ConnectOptions {
+        let config = &self.shared.config;
+        let mut options = ConnectOptions::new()
+            .with_connect_timeout(CONNECT_TIMEOUT)
+            .with_keep_alive(KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT)
+            .with_keep_alive_while_idle(true)
+            .with_require_leader(true);
+        if endpoint.starts_with("https://") || config.ca_pem.is_some() || config.identity_pem.is_some() {
+            let mut tls = TlsOptions::new();
+            tls = match &config.ca_pem {
+                Some(pem) => tls.ca_certificate(Certificate::from_pem(pem)),
+                None => tls.with_native_roots(),
+            };
+            if let Some((cert, key)) = &config.identity_pem {
+                tls = tls.identity(Identity::from_pem(cert, key));
+            }
+            options = options.with_tls(tls);
+        }
+        if let Some((name, password)) = &config.user {
+            // Tokens run out (etcd's simple ones after five minutes). A watch learns of it in another way: `source`.
+            options = options.with_user(name, password).with_auto_token_refresh(true);
+        }
+        options
+    }
+}
+
+fn bad_endpoint(endpoint: &str, detail: String) -> ConnectError {
+    ConnectError::BadEndpoint { endpoint: endpoint.to_owned(), source: etcd_client::Error::InvalidArgs(detail) }
+}
+
+/// An endpoint is `http://host:port`, `https://host:port` or, as etcdctl takes it, `host:port`.
+fn check_endpoint(endpoint: &str) -> Result<(), ConnectError> {
+    let address = match endpoint.split_once("://") {
+        Some(("http" | "https", address)) => address.trim_end_matches('/'),
+        Some((scheme, _)) => return Err(bad_endpoint(endpoint, format!("{scheme}:// is neither http:// nor https://"))),
+        None => endpoint,
+    };
+    let uri: tonic::codegen::http::Uri =
+        format!("http://{address}").parse().map_err(|_| bad_endpoint(endpoint, "host:port is wanted".to_owned()))?;
+    if uri.host().is_none_or(str::is_empty) || uri.path() != "/" {
+        return Err(bad_endpoint(endpoint, "host:port is wanted".to_owned()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(endpoints: &[&str]) -> ConnectConfig {
+        ConnectConfig { endpoints: endpoints.iter().map(ToString::to_string).collect(), ..ConnectConfig::default() }
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_before_anything_is_asked() {
+        for wrong in ["", "ftp://127.0.0.1:2379", "http://", "http://127.0.0.1:2379/path", "http://a b:1"] {
+            assert!(matches!(Connection::new(config(&[wrong])), Err(ConnectError::BadEndpoint { .. })), "{wrong:?}");
+        }
+        assert!(matches!(Connection::new(config(&[])), Err(ConnectError::NoEndpoint)));
+        for right in ["127.0.0.1:2379", "http://[::1]:2379", "https://etcd-0.etcd:2379/", "localhost:2379"] {
+            assert!(Connection::new(config(&[right])).is_ok(), "{right:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failure_that_many_saw_moves_on_by_one_endpoint() {
+        let connection = Connection::new(config(&["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"])).unwrap();
+        let (one, other) = (connection.client().await.unwrap(), connection.client().await.unwrap());
+        connection.report_failure(&one);
+        connection.report_failure(&other);
+        assert_eq!(connection.current().endpoint_index, 1);
+        let next = connection.client().await.unwrap();
+        connection.report_failure(&one);
+        assert_eq!(connection.current().endpoint_index, 1);
+        connection.report_failure(&next);
+        assert_eq!(connection.current().endpoint_index, 2);
+    }
+}
