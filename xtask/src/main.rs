@@ -1,2 +1,204 @@
-//! (under construction)
-fn main() {}
+//! `cargo xtask`: installs what is missing, then builds, runs, tests or measures Rollcall.
+//!
+//! Owns: the verbs and their order. Standard library only, so that the first command in a fresh clone builds this in
+//! seconds. Must not know: anything of what the program does.
+
+mod dist;
+mod machine;
+mod step;
+mod tools;
+
+use std::process::ExitCode;
+
+use machine::Machine;
+use step::{Failure, Outcome};
+
+const HELP: &str = "\
+cargo xtask VERB
+
+  run [ARG…]            install what is missing, build, start `rollcall dev --demo ARG…`; Ctrl-C stops it
+  build                 the dashboard into dist/, then target/release/rollcall with the dashboard inside
+  test [--long] [NAME]  every test whose name holds NAME (all of them without one): unit, property, integration
+                        with a real etcd, and the page in a real browser; --long also the slow ones
+  bench [NAME]          latency: put → message, beside a raw gRPC watch; fanout: CPU a delivery at 200 streams,
+                        beside etcd's own /v3/watch; both without a NAME
+  lint                  rustfmt and clippy, natively and for WebAssembly
+  help                  this
+
+What is missing (the wasm target, trunk, wasm-bindgen, protoc, etcd, for tests a Chromium) is installed where that can
+be done without asking: tools into ~/.cache/rollcall/tools, packages by apt-get on Debian. Elsewhere it says which
+command installs it.";
+
+/// The benchmarks of `tests/src/bin/bench.rs`.
+const BENCHES: [&str; 2] = ["latency", "fanout"];
+
+/// What was asked for.
+enum Verb {
+    Help,
+    Build,
+    Run(Vec<String>),
+    Test { long: bool, filter: Option<String> },
+    Bench(Vec<String>),
+    Lint,
+}
+
+fn parse(args: &[String]) -> Result<Verb, String> {
+    let Some((verb, rest)) = args.split_first() else {
+        return Err("which verb? One of run, build, test, bench, lint; `cargo xtask help` says more".into());
+    };
+    let none = |verb: Verb| match rest {
+        [] => Ok(verb),
+        [extra, ..] => Err(format!("`{}` takes no arguments, and there is `{extra}`", args[0])),
+    };
+    match verb.as_str() {
+        "help" | "--help" | "-h" => Ok(Verb::Help),
+        "build" => none(Verb::Build),
+        "lint" => none(Verb::Lint),
+        "run" => Ok(Verb::Run(rest.to_vec())),
+        "test" => {
+            let (mut long, mut filter) = (false, None);
+            for arg in rest {
+                match arg.as_str() {
+                    "--long" => long = true,
+                    flag if flag.starts_with('-') => {
+                        return Err(format!("`test` knows no `{flag}`; it takes --long and part of a test's name"));
+                    }
+                    name if filter.is_none() => filter = Some(name.to_owned()),
+                    extra => {
+                        return Err(format!("`test` takes one part of a test's name, and there is also `{extra}`"));
+                    }
+                }
+            }
+            Ok(Verb::Test { long, filter })
+        }
+        "bench" => match rest {
+            [] => Ok(Verb::Bench(BENCHES.map(str::to_owned).to_vec())),
+            [name, ..] if BENCHES.contains(&name.as_str()) => Ok(Verb::Bench(vec![name.clone()])),
+            [name, ..] => Err(format!("there is no benchmark `{name}`; there are {}", BENCHES.join(", "))),
+        },
+        unknown => Err(format!("there is no `{unknown}`; there are run, build, test, bench, lint and help")),
+    }
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let verb = match parse(&args) {
+        Ok(verb) => verb,
+        Err(why) => {
+            eprintln!("xtask: {why}");
+            return ExitCode::from(2);
+        }
+    };
+    match perform(verb) {
+        Ok(code) => code,
+        Err(Failure(why)) => {
+            eprintln!("xtask: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(verb: Verb) -> Outcome<ExitCode> {
+    if matches!(verb, Verb::Help) {
+        println!("{HELP}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut machine = Machine::look()?;
+    match verb {
+        Verb::Help => {}
+        Verb::Build => build(&mut machine)?,
+        Verb::Run(args) => {
+            tools::etcd(&machine)?;
+            build(&mut machine)?;
+            step::say("starting rollcall dev --demo: its line `listening on http://…` says where the page is");
+            let mut server = machine.command(machine.binary());
+            server.args(["dev", "--demo"]).args(args);
+            return step::become_child(server);
+        }
+        Verb::Test { long, filter } => {
+            tools::etcd(&machine)?;
+            tools::browser(&machine)?;
+            build(&mut machine)?;
+            return test(&mut machine, long, filter.as_deref());
+        }
+        Verb::Bench(names) => {
+            tools::etcd(&machine)?;
+            build(&mut machine)?;
+            bench(&mut machine, &names)?;
+        }
+        Verb::Lint => lint(&mut machine)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The dashboard, where its sources are newer than it, then the program around it.
+fn build(machine: &mut Machine) -> Outcome<()> {
+    dist::build(machine)?;
+    tools::protoc(machine)?;
+    let mut cargo = machine.cargo();
+    cargo.args(["build", "--release", "--locked", "--package", "rollcall-server"]);
+    step::run("cargo build --release --package rollcall-server", cargo)
+}
+
+/// The crates that run natively; the two others are built for WebAssembly alone.
+const NATIVE: [&str; 5] = ["--workspace", "--exclude", "rollcall-dashboard", "--exclude", "rollcall-client"];
+
+fn test(machine: &mut Machine, long: bool, filter: Option<&str>) -> Outcome<ExitCode> {
+    let mut failed = Vec::new();
+    for (what, package) in [("every native test", None), ("the dashboard's own tests", Some("rollcall-dashboard"))] {
+        let mut cargo = machine.cargo();
+        cargo.args(["test", "--locked", "--no-fail-fast"]);
+        match package {
+            None => cargo.args(NATIVE),
+            Some(package) => cargo.args(["--package", package]),
+        };
+        cargo.args(filter).env("ROLLCALL_BIN", machine.binary());
+        // Most of a test with a real etcd is waiting for a lease or a timeout: more of them than there are cores.
+        if std::env::var_os("RUST_TEST_THREADS").is_none() {
+            cargo.env("RUST_TEST_THREADS", "4");
+        }
+        if long {
+            cargo.env("ROLLCALL_TEST_LONG", "1");
+        }
+        if let Err(Failure(why)) = step::run(what, cargo) {
+            failed.push(why);
+        }
+    }
+    if failed.is_empty() {
+        step::say("every test passed");
+        return Ok(ExitCode::SUCCESS);
+    }
+    for why in failed {
+        eprintln!("xtask: {why}");
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+fn bench(machine: &mut Machine, names: &[String]) -> Outcome<()> {
+    let etcd36 = if names.iter().any(|name| name == "fanout") { tools::etcd36(machine)? } else { None };
+    for name in names {
+        let mut cargo = machine.cargo();
+        cargo.args(["run", "--release", "--locked", "--package", "rollcall-tests", "--bin", "bench", "--"]);
+        cargo.arg(name).env("ROLLCALL_BIN", machine.binary());
+        if let Some(etcd36) = &etcd36 {
+            cargo.env("ROLLCALL_ETCD_BIN", etcd36);
+        }
+        step::run(&format!("bench {name}"), cargo)?;
+    }
+    Ok(())
+}
+
+fn lint(machine: &mut Machine) -> Outcome<()> {
+    tools::wasm_target(machine)?;
+    let mut fmt = machine.cargo();
+    fmt.args(["fmt", "--all", "--check"]);
+    step::run("rustfmt", fmt)?;
+    tools::protoc(machine)?;
+    let mut native = machine.cargo();
+    native.arg("clippy").args(NATIVE).args(["--all-targets", "--locked", "--", "-D", "warnings"]);
+    step::run("clippy, natively", native)?;
+    let mut wasm = machine.cargo();
+    wasm.args(["clippy", "--package", "rollcall-client", "--package", "rollcall-dashboard"]);
+    wasm.args(["--target", tools::WASM_TARGET, "--locked", "--", "-D", "warnings"]);
+    step::run("clippy, for WebAssembly", wasm)
+}

@@ -1,0 +1,202 @@
+//! The tools the work needs: looked for first, installed where that can be done without asking, else named.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::{
+    machine::{Machine, on_path},
+    step::{self, Failure, Outcome},
+};
+
+/// What the dashboard is compiled for.
+pub const WASM_TARGET: &str = "wasm32-unknown-unknown";
+
+const TRUNK_VERSION: &str = "0.21.14";
+
+/// The standard library for WebAssembly.
+pub fn wasm_target(machine: &Machine) -> Outcome<()> {
+    if wasm_std_stands(machine) {
+        return Ok(());
+    }
+    let mut list = machine.command("rustup");
+    list.args(["target", "list", "--installed"]);
+    let Ok(installed) = step::output(list) else {
+        return Err(Failure(format!(
+            "Rust's standard library for {WASM_TARGET} is missing and there is no rustup to add it: \
+             get rustup from https://rustup.rs, or the package of your system that holds that target"
+        )));
+    };
+    if installed.lines().any(|line| line.trim() == WASM_TARGET) {
+        return Ok(());
+    }
+    let mut add = machine.command("rustup");
+    add.args(["target", "add", WASM_TARGET]);
+    step::run(&format!("rustup target add {WASM_TARGET}"), add)
+}
+
+/// Whether the compiler in use brings that library, also where no rustup put it there.
+fn wasm_std_stands(machine: &Machine) -> bool {
+    let mut rustc = machine.command("rustc");
+    rustc.args(["--print", "target-libdir", "--target", WASM_TARGET]);
+    step::output(rustc).is_ok_and(|dir| Path::new(dir.trim()).is_dir())
+}
+
+/// trunk and wasm-bindgen, each at the one version that fits.
+pub fn page_tools(machine: &mut Machine) -> Outcome<()> {
+    cargo_tool(machine, "trunk", "trunk", TRUNK_VERSION, true)?;
+    let version = machine.locked_version("wasm-bindgen")?;
+    cargo_tool(machine, "wasm-bindgen-cli", "wasm-bindgen", &version, false)
+}
+
+fn cargo_tool(machine: &mut Machine, package: &str, program: &str, version: &str, locked: bool) -> Outcome<()> {
+    if on_path(program).is_some_and(|path| is_version(Command::new(path), version)) {
+        return Ok(());
+    }
+    let root = machine.tools_dir()?.join(format!("{package}-{version}"));
+    let bin = root.join("bin");
+    if !is_version(Command::new(bin.join(program)), version) {
+        let mut install = machine.cargo();
+        install.args(["install", package, "--version", version, "--root"]).arg(&root);
+        if locked {
+            install.arg("--locked");
+        }
+        // Not beside the project's own artefacts, which nothing of this is shared with.
+        install.env_remove("CARGO_TARGET_DIR");
+        step::run(&format!("installing {package} {version} into {}", root.display()), install)?;
+    }
+    machine.add_tools(bin);
+    Ok(())
+}
+
+fn is_version(mut program: Command, version: &str) -> bool {
+    program.arg("--version");
+    step::output(program).is_ok_and(|told| told.split_whitespace().any(|word| word == version))
+}
+
+/// The protocol compiler that etcd-client's build needs: the user's own, else the one that a crate ships.
+pub fn protoc(machine: &mut Machine) -> Outcome<()> {
+    if env::var_os("PROTOC").is_some() || on_path("protoc").is_some() {
+        return Ok(());
+    }
+    let system = match env::consts::OS {
+        "windows" => "win32".to_owned(),
+        os => {
+            let arch = match env::consts::ARCH {
+                "aarch64" => "aarch_64",
+                "x86" => "x86_32",
+                "powerpc64" => "ppcle_64",
+                "s390x" => "s390_64",
+                arch => arch,
+            };
+            format!("{os}-{arch}")
+        }
+    };
+    let mut metadata = machine.cargo();
+    metadata.args(["metadata", "--format-version", "1", "--locked"]);
+    let metadata = step::output(metadata)?;
+    let protoc = manifest_dir(&metadata, &format!("protoc-bin-vendored-{system}-"))
+        .map(|dir| dir.join("bin").join(format!("protoc{}", env::consts::EXE_SUFFIX)))
+        .filter(|path| path.is_file())
+        .ok_or_else(|| {
+            Failure(format!("no protoc comes for {system}: install protobuf's compiler, or point PROTOC at one"))
+        })?;
+    machine.set_protoc(protoc);
+    Ok(())
+}
+
+/// The folder of the package whose folder's name begins with `package` and a version, out of cargo's metadata.
+fn manifest_dir(metadata: &str, package: &str) -> Option<PathBuf> {
+    metadata
+        .split("\"manifest_path\":\"")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .map(|path| PathBuf::from(path.replace("\\\\", "\\")))
+        .filter_map(|path| path.parent().map(Path::to_owned))
+        .find(|dir| {
+            dir.file_name()
+                .and_then(|name| name.to_str()?.strip_prefix(package))
+                .is_some_and(|version| version.starts_with(|first: char| first.is_ascii_digit()))
+        })
+}
+
+/// etcd and etcdctl.
+pub fn etcd(machine: &Machine) -> Outcome<()> {
+    packages(
+        machine,
+        &["etcd", "etcdctl"],
+        &["etcd-server", "etcd-client"],
+        "`brew install etcd` on macOS, `apt-get install etcd-server etcd-client` on Debian, or https://github.com/etcd-io/etcd/releases",
+    )
+}
+
+/// A Chromium with its driver.
+pub fn browser(machine: &Machine) -> Outcome<()> {
+    let missing =
+        if on_path("google-chrome").is_some() { &["chromedriver"][..] } else { &["chromium", "chromedriver"] };
+    packages(
+        machine,
+        missing,
+        &["chromium", "chromium-driver"],
+        "`brew install chromium chromedriver` on macOS, `apt-get install chromium chromium-driver` on Debian",
+    )
+}
+
+fn packages(machine: &Machine, programs: &[&str], debian: &[&str], elsewhere: &str) -> Outcome<()> {
+    let missing: Vec<&str> = programs.iter().copied().filter(|program| on_path(program).is_none()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let failure = || Failure(format!("{} missing: {elsewhere}", missing.join(" and ")));
+    let apt = apt_get(machine).ok_or_else(failure)?;
+    let mut update = apt(machine);
+    update.args(["update", "--quiet"]);
+    step::run("apt-get update", update)?;
+    let mut install = apt(machine);
+    install.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(debian);
+    step::run(&format!("apt-get install {}", debian.join(" ")), install).map_err(|_| failure())?;
+    if programs.iter().all(|program| on_path(program).is_some()) { Ok(()) } else { Err(failure()) }
+}
+
+/// How apt-get can be called without asking anybody, if it can.
+fn apt_get(machine: &Machine) -> Option<fn(&Machine) -> Command> {
+    fn as_root(machine: &Machine) -> Command {
+        let mut apt = machine.command("apt-get");
+        apt.env("DEBIAN_FRONTEND", "noninteractive");
+        apt
+    }
+    fn by_sudo(machine: &Machine) -> Command {
+        let mut apt = machine.command("sudo");
+        apt.args(["-n", "env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+        apt
+    }
+    on_path("apt-get")?;
+    let mut id = machine.command("id");
+    id.arg("-u");
+    if step::output(id).is_ok_and(|id| id.trim() == "0") {
+        return Some(as_root);
+    }
+    let mut sudo = machine.command("sudo");
+    sudo.args(["-n", "true"]);
+    step::output(sudo).is_ok().then_some(by_sudo as fn(&Machine) -> Command)
+}
+
+/// etcd 3.6 built from its source, where there is a Go to do so: what `bench fanout` compares with. Debian's is 3.4.
+pub fn etcd36(machine: &Machine) -> Outcome<Option<PathBuf>> {
+    let built = machine.target().join("etcd-3.6").join("etcd");
+    if built.is_file() {
+        step::skip("etcd 3.6 for the comparison");
+        return Ok(Some(built));
+    }
+    if on_path("go").is_none() {
+        step::say("no Go here to build etcd 3.6 with: comparing with the etcd on the PATH");
+        return Ok(None);
+    }
+    let mut go = machine.command("go");
+    go.current_dir(machine.root().join("tests").join("etcd36"));
+    go.args(["build", "-trimpath", "-o"]).arg(&built).arg(".");
+    step::run("building etcd 3.6 for the comparison", go)?;
+    Ok(Some(built))
+}
