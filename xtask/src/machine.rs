@@ -89,16 +89,6 @@ impl Machine {
         self.protoc = Some(protoc);
     }
 
-    /// Where installed tools are kept, for every clone of this user.
-    pub fn tools_dir(&self) -> Outcome<PathBuf> {
-        let cache = env::var_os("XDG_CACHE_HOME")
-            .map(PathBuf::from)
-            .filter(|dir| dir.is_absolute())
-            .or_else(|| env::home_dir().map(|home| home.join(".cache")))
-            .ok_or_else(|| Failure("neither XDG_CACHE_HOME nor a home folder says where tools can be kept".into()))?;
-        Ok(cache.join("rollcall").join("tools"))
-    }
-
     /// The version of a package in Cargo.lock.
     pub fn locked_version(&self, package: &str) -> Outcome<String> {
         let lock = self.root.join("Cargo.lock");
@@ -111,6 +101,16 @@ impl Machine {
             .map(str::to_owned)
             .ok_or_else(|| Failure(format!("Cargo.lock holds no {package}")))
     }
+}
+
+/// Where installed tools are kept, for every clone of this user.
+pub fn tools_dir() -> Outcome<PathBuf> {
+    let cache = env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .filter(|dir| dir.is_absolute())
+        .or_else(|| env::home_dir().map(|home| home.join(".cache")))
+        .ok_or_else(|| Failure("neither XDG_CACHE_HOME nor a home folder says where tools can be kept".into()))?;
+    Ok(cache.join("rollcall").join("tools"))
 }
 
 /// Where `program` stands on the PATH.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    machine::{Machine, on_path},
+    machine::{Machine, on_path, tools_dir},
     step::{self, Failure, Outcome},
 };
 
@@ -55,7 +55,7 @@ fn cargo_tool(machine: &mut Machine, package: &str, program: &str, version: &str
     if on_path(program).is_some_and(|path| is_version(Command::new(path), version)) {
         return Ok(());
     }
-    let root = machine.tools_dir()?.join(format!("{package}-{version}"));
+    let root = tools_dir()?.join(format!("{package}-{version}"));
     let bin = root.join("bin");
     if !is_version(Command::new(bin.join(program)), version) {
         let mut install = machine.cargo();
