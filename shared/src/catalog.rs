@@ -33,7 +33,9 @@ pub enum FoldError {
     #[error("a delta came for {0}, of which no snapshot was seen")]
     UnknownSource(String),
     /// Between the state and the delta something is missing.
-    #[error("{origin} stands at revision {at}, and the delta continues from {after}: something between them is missing")]
+    #[error(
+        "{origin} stands at revision {at}, and the delta continues from {after}: something between them is missing"
+    )]
     Gap {
         /// The source's prefix.
         origin: String,
@@ -64,10 +66,8 @@ impl Catalog {
         match event {
             RegistryEvent::Snapshot(snapshot) => self.apply_snapshot(snapshot),
             RegistryEvent::Delta(delta) => {
-                let at = *self
-                    .revisions
-                    .get(&delta.source)
-                    .ok_or_else(|| FoldError::UnknownSource(delta.source.clone()))?;
+                let at =
+                    *self.revisions.get(&delta.source).ok_or_else(|| FoldError::UnknownSource(delta.source.clone()))?;
                 if delta.revision <= at {
                     return Ok(Vec::new());
                 }
@@ -141,10 +141,7 @@ impl Catalog {
         {
             self.leave_service(&before);
         }
-        self.services
-            .entry(record.service.clone())
-            .or_default()
-            .insert(record.key.clone(), Arc::clone(record));
+        self.services.entry(record.service.clone()).or_default().insert(record.key.clone(), Arc::clone(record));
     }
 
     fn delete(&mut self, key: &str) -> Option<Arc<Record>> {

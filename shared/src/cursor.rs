@@ -47,7 +47,7 @@ impl SourceId {
 }
 
 /// Where one source stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SourcePosition {
     /// The revision up to which everything is known.
     pub revision: Revision,

@@ -3,6 +3,19 @@
 //! Decoding is total: whatever stands under a key becomes a row. Encoding writes what the framework's own program
 //! would have written, to the byte, and an edit touches the bytes of the edited fields and no others.
 
+mod check;
+mod codec;
+mod edit;
+mod go_json;
+mod go_kit;
+mod go_micro;
+mod go_zero;
+mod grpc;
+mod kitex;
+mod kratos;
+mod opaque;
+mod plain;
+
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
@@ -85,10 +98,22 @@ impl Layout {
         }
     }
 
+    fn codec(self) -> &'static dyn codec::Codec {
+        match self {
+            Self::Kratos => &kratos::Kratos,
+            Self::GoMicro => &go_micro::GoMicro,
+            Self::GoKit => &go_kit::GoKit,
+            Self::Grpc => &grpc::Grpc,
+            Self::GoZero => &go_zero::GoZero,
+            Self::Kitex => &kitex::Kitex::Kitex,
+            Self::Hertz => &kitex::Kitex::Hertz,
+            Self::Plain => &plain::Plain,
+        }
+    }
+
     /// Decodes the value under `key`, a key below `prefix`. Never fails.
     pub fn decode(self, prefix: &KeyPrefix, key: &str, value: &[u8]) -> DecodedEntry {
-        let _ = (prefix, key, value);
-        todo!()
+        codec::decode(self.codec(), prefix, key, value)
     }
 
     /// The key and value that register `instance` below `prefix`.
@@ -96,8 +121,7 @@ impl Layout {
     /// # Errors
     /// All that this layout cannot carry or that would make no sound key, each with a pointer from `/instance`.
     pub fn encode(self, prefix: &KeyPrefix, instance: &ServiceInstance) -> Result<(String, Vec<u8>), Vec<FieldError>> {
-        let _ = (prefix, instance);
-        todo!()
+        codec::encode(self.codec(), prefix, instance)
     }
 
     /// `value` with the fields that differ between what it decodes to and `edited` written anew, and every other byte
@@ -112,8 +136,7 @@ impl Layout {
         value: &[u8],
         edited: &ServiceInstance,
     ) -> Result<Vec<u8>, Vec<FieldError>> {
-        let _ = (prefix, key, value, edited);
-        todo!()
+        codec::edit(self.codec(), prefix, key, value, edited)
     }
 
     /// The id that an instance gets where none was given: what the framework itself would take, else `fresh`.
@@ -138,3 +161,6 @@ impl FromStr for Layout {
         Self::ALL.into_iter().find(|layout| layout.as_str() == text).ok_or(LayoutError)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ pub mod catalog;
 pub mod cursor;
 pub mod event;
 pub mod instance;
+mod json;
 pub mod layout;
 pub mod record;
 

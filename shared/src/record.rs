@@ -100,9 +100,7 @@ impl From<Record> for Wire {
         let (instance, malformed, raw, raw_base64) = match record.decoded {
             Decoded::Instance(instance) => (Some(instance), None, None, None),
             Decoded::Malformed { why, raw: Raw::Text(text) } => (None, Some(why), Some(text), None),
-            Decoded::Malformed { why, raw: Raw::Bytes(bytes) } => {
-                (None, Some(why), None, Some(STANDARD.encode(bytes)))
-            }
+            Decoded::Malformed { why, raw: Raw::Bytes(bytes) } => (None, Some(why), None, Some(STANDARD.encode(bytes))),
         };
         Self {
             key: record.key,

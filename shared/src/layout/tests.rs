@@ -1,0 +1,102 @@
+//! The codecs against what the real frameworks wrote, byte for byte.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde::Deserialize;
+
+use super::{Layout, go_json::Writer, go_micro, grpc, kitex, kratos};
+use crate::{instance::KeyPrefix, record::Decoded};
+
+#[derive(Deserialize)]
+struct Entry {
+    note: String,
+    key: String,
+    value_base64: String,
+}
+
+/// The fixtures of `$file` with the prefix that a user would watch each by.
+macro_rules! fixtures {
+    ($file:literal, $prefix:expr) => {{
+        let entries: Vec<Entry> =
+            serde_json::from_str(include_str!(concat!("../../../tests/fixtures/", $file, ".json"))).unwrap();
+        assert!(!entries.is_empty());
+        entries.into_iter().map(|entry| {
+            let prefix: &str = $prefix(&*entry.key);
+            let prefix = KeyPrefix::new(prefix).unwrap();
+            assert!(prefix.holds(&entry.key), "{}", entry.key);
+            (prefix, entry.key, STANDARD.decode(entry.value_base64).unwrap(), entry.note)
+        })
+    }};
+}
+
+/// That the value decodes without a word, and that an edit of nothing gives it back.
+fn holds(layout: Layout, prefix: &KeyPrefix, key: &str, value: &[u8], note: &str) {
+    let entry = layout.decode(prefix, key, value);
+    let Decoded::Instance(instance) = entry.decoded else { panic!("{layout} {key} ({note}): {entry:?}") };
+    assert_eq!(entry.warning, None, "{key} ({note})");
+    assert_eq!(entry.service, instance.name);
+    assert!(key.contains(&entry.service.replace('/', "-")) || key.contains(&entry.service), "{key}");
+    assert_eq!(layout.edit(prefix, key, value, &instance).unwrap(), value, "{key} ({note})");
+}
+
+/// That the codec's own view of the value writes the very bytes it was read from.
+fn same_bytes(written: &str, value: &[u8]) {
+    assert_eq!(written, str::from_utf8(value).unwrap());
+}
+
+#[test]
+fn kratos_gives_back_every_recorded_byte() {
+    let prefix = |key: &str| if key.starts_with("/prod/") { "/prod/services" } else { "/microservices" };
+    for (prefix, key, value, note) in fixtures!("kratos", prefix) {
+        holds(Layout::Kratos, &prefix, &key, &value, &note);
+        same_bytes(&Writer::go().write(&kratos::Native::read(&value).unwrap()), &value);
+    }
+}
+
+#[test]
+fn go_micro_gives_back_every_recorded_byte_in_both_orders() {
+    let prefix = |_: &str| "/micro/registry";
+    for (prefix, key, value, note) in fixtures!("go-micro-v2", prefix).chain(fixtures!("go-micro-v5", prefix)) {
+        holds(Layout::GoMicro, &prefix, &key, &value, &note);
+        same_bytes(&Writer::go().write(&go_micro::Service::read(&value).unwrap()), &value);
+    }
+}
+
+#[test]
+fn grpc_gives_back_every_recorded_byte() {
+    let prefix = |key: &str| if key.starts_with("services/") { "services" } else { "helloworld" };
+    for (prefix, key, value, note) in fixtures!("grpc-naming", prefix) {
+        holds(Layout::Grpc, &prefix, &key, &value, &note);
+        same_bytes(&Writer::go().write(&grpc::Native::read(&value).unwrap()), &value);
+    }
+}
+
+#[test]
+fn kitex_gives_back_every_recorded_byte() {
+    for (prefix, key, value, note) in fixtures!("kitex", |_: &str| "kitex/registry-etcd") {
+        holds(Layout::Kitex, &prefix, &key, &value, &note);
+        same_bytes(&Writer::go().write(&kitex::Native::read(&value).unwrap()), &value);
+    }
+}
+
+#[test]
+fn hertz_keeps_its_unsorted_bytes() {
+    for (prefix, key, value, note) in fixtures!("hertz", |_: &str| "hertz/registry-etcd") {
+        holds(Layout::Hertz, &prefix, &key, &value, &note);
+    }
+}
+
+#[test]
+fn opaque_values_are_the_endpoint() {
+    let go_kit = |key: &str| if key.starts_with("/services") { "/services" } else { "strings.v1" };
+    let go_zero = |key: &str| match key {
+        key if key.starts_with("hello") => "hello.rpc",
+        key if key.starts_with("shop") => "shop",
+        _ => "订单.rpc",
+    };
+    for (prefix, key, value, note) in fixtures!("go-kit", go_kit) {
+        holds(Layout::GoKit, &prefix, &key, &value, &note);
+    }
+    for (prefix, key, value, note) in fixtures!("go-zero", go_zero) {
+        holds(Layout::GoZero, &prefix, &key, &value, &note);
+    }
+}
