@@ -1,1 +1,132 @@
-//! (under construction)
+//! What one can do to a lease: grant, ask, renew once, revoke. No state; keeping leases alive is `keepalive`'s.
+
+use etcd_client::LeaseTimeToLiveOptions;
+use rollcall_shared::LeaseId;
+
+use super::connect::{ConnectError, Connection, EtcdClient, REQUEST_TIMEOUT};
+
+/// Why a lease could not be asked or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// There is no connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The lease does not exist, or no longer.
+    #[error("lease {0} is gone")]
+    Gone(LeaseId),
+    /// etcd refused, or the connection failed.
+    #[error("etcd: {0}")]
+    Request(#[source] Box<etcd_client::Error>),
+    /// No answer in time.
+    #[error("etcd did not answer within {} s", REQUEST_TIMEOUT.as_secs())]
+    Timeout,
+}
+
+/// What etcd knows of a living lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseTerms {
+    /// The TTL it was granted, in seconds.
+    pub granted_s: i64,
+    /// The whole seconds left unless it is renewed.
+    pub remaining_s: i64,
+    /// Its keys, where they were asked for.
+    pub keys: Vec<Vec<u8>>,
+}
+
+/// Runs one request within [`REQUEST_TIMEOUT`], and tells the connection where the member is to blame.
+async fn request<T>(
+    connection: &Connection,
+    lease: LeaseId,
+    ask: impl AsyncFnOnce(&EtcdClient) -> Result<T, etcd_client::Error>,
+) -> Result<T, LeaseError> {
+    let client = connection.client().await?;
+    match tokio::time::timeout(REQUEST_TIMEOUT, ask(&client)).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(etcd_client::Error::GRpcStatus(status))) if status.code() == tonic::Code::NotFound => {
+            Err(LeaseError::Gone(lease))
+        }
+        Ok(Err(error)) => {
+            if is_member_failure(&error) {
+                connection.report_failure(&client);
+            }
+            Err(LeaseError::Request(Box::new(error)))
+        }
+        Err(_) => {
+            connection.report_failure(&client);
+            Err(LeaseError::Timeout)
+        }
+    }
+}
+
+/// Whether another member might have answered: a refusal for cause is the same everywhere.
+pub fn is_member_failure(error: &etcd_client::Error) -> bool {
+    match error {
+        etcd_client::Error::GRpcStatus(status) => matches!(
+            status.code(),
+            tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::DeadlineExceeded | tonic::Code::Cancelled
+        ),
+        _ => true,
+    }
+}
+
+/// Grants a lease of `ttl_s` seconds; etcd may grant more, never less.
+///
+/// # Errors
+/// As [`LeaseError`] says; never [`LeaseError::Gone`].
+pub async fn grant(connection: &Connection, ttl_s: i64) -> Result<(LeaseId, i64), LeaseError> {
+    let answer =
+        request(connection, LeaseId(0), async |client: &EtcdClient| client.lease().grant(ttl_s, None).await).await?;
+    Ok((LeaseId(answer.id()), answer.ttl()))
+}
+
+/// How much of `lease` is left; `None` where it is gone. Needs read permission on each of its keys.
+///
+/// # Errors
+/// As [`LeaseError`] says; never [`LeaseError::Gone`].
+pub async fn time_to_live(
+    connection: &Connection,
+    lease: LeaseId,
+    with_keys: bool,
+) -> Result<Option<LeaseTerms>, LeaseError> {
+    let answer = request(connection, lease, async |client: &EtcdClient| {
+        let options = with_keys.then(|| LeaseTimeToLiveOptions::new().with_keys());
+        client.lease().time_to_live(lease.0, options).await
+    })
+    .await;
+    match answer {
+        // etcd answers −1 for a lease that it does not know.
+        Ok(answer) if answer.ttl() < 0 => Ok(None),
+        Ok(answer) => Ok(Some(LeaseTerms {
+            granted_s: answer.granted_ttl(),
+            remaining_s: answer.ttl(),
+            keys: answer.keys().to_vec(),
+        })),
+        Err(LeaseError::Gone(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Renews `lease` once and says the TTL it has now, in seconds.
+///
+/// # Errors
+/// As [`LeaseError`] says.
+pub async fn keep_alive_once(connection: &Connection, lease: LeaseId) -> Result<i64, LeaseError> {
+    let answer = request(connection, lease, async |client: &EtcdClient| {
+        // The crate checks this first answer itself, and drops it.
+        match client.lease().keep_alive(lease.0).await {
+            Ok(_) => Ok(Some(client.lease().time_to_live(lease.0, None).await?.ttl())),
+            Err(etcd_client::Error::LeaseKeepAliveError(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    })
+    .await?;
+    answer.filter(|ttl| *ttl >= 0).ok_or(LeaseError::Gone(lease))
+}
+
+/// Revokes `lease`, and with it every key on it.
+///
+/// # Errors
+/// As [`LeaseError`] says.
+pub async fn revoke(connection: &Connection, lease: LeaseId) -> Result<(), LeaseError> {
+    request(connection, lease, async |client: &EtcdClient| client.lease().revoke(lease.0).await).await.map(drop)
+}

@@ -1,1 +1,317 @@
-//! (under construction)
+//! One prefix of etcd as something that can be listed and watched: [`Source`], and [`EtcdSource`] that does it.
+//!
+//! Owns the translation of requests and of etcd's errors. Must not know what the watcher makes of them: it holds no
+//! state between calls, so that a scripted source can stand in for it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use etcd_client::{EventType, GetOptions, WatchOptions, proto::PbKeyValue};
+use rollcall_shared::{KeyPrefix, Revision};
+
+use super::{
+    connect::{ConnectError, Connection, EtcdClient, REQUEST_TIMEOUT},
+    entry::{Entry, EntryChange},
+};
+
+/// How many keys one page of a list holds.
+pub const PAGE_KEYS: i64 = 2_000;
+
+/// How long one page of a list may take.
+pub const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A page of a list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// etcd's cluster id.
+    pub cluster: u64,
+    /// The store's revision when the page was read.
+    pub store_revision: Revision,
+    /// The keys, sorted.
+    pub entries: Vec<Entry>,
+    /// Where the next page begins; `None` after the last.
+    pub next: Option<Bytes>,
+}
+
+/// One answer of a watch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WatchAnswer {
+    /// The watch stands.
+    Created,
+    /// Changes, sorted by revision.
+    Changes {
+        /// The changes.
+        changes: Vec<EntryChange>,
+        /// More of the last revision comes in the next answer.
+        fragment: bool,
+    },
+    /// No change up to this revision will come any more, where progress can be trusted at this member.
+    Progress(Revision),
+}
+
+/// What went wrong with a list or a watch.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// There is no connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The history at the revision asked for is gone.
+    #[error("etcd has compacted its history up to revision {0}")]
+    Compacted(Revision),
+    /// The store has not come to the revision asked for: it was restored from a backup, or the member lags.
+    #[error("the revision asked for is in etcd's future")]
+    Future,
+    /// The request failed.
+    #[error("etcd: {0}")]
+    Request(#[source] Box<etcd_client::Error>),
+    /// etcd ended the watch.
+    #[error("etcd ended the watch: {0}")]
+    Canceled(String),
+    /// The stream ended.
+    #[error("the watch's stream ended")]
+    Ended,
+    /// No answer in time.
+    #[error("etcd did not answer within {} s", .0.as_secs())]
+    Timeout(Duration),
+}
+
+impl From<etcd_client::Error> for SourceError {
+    fn from(error: etcd_client::Error) -> Self {
+        if let etcd_client::Error::GRpcStatus(status) = &error
+            && status.code() == tonic::Code::OutOfRange
+        {
+            // `etcdserver: mvcc: required revision has been compacted` / `… is a future revision`
+            return if status.message().contains("compacted") { Self::Compacted(0) } else { Self::Future };
+        }
+        Self::Request(Box::new(error))
+    }
+}
+
+/// What can be listed and watched.
+pub trait Source: Send + Sync {
+    /// A watch that stands.
+    type Watch: Watch;
+
+    /// A page of the list: from `from` (the beginning where `None`), as of `at` (now where `None`).
+    fn list(&self, from: Option<Bytes>, at: Option<Revision>)
+    -> impl Future<Output = Result<Page, SourceError>> + Send;
+
+    /// A watch of everything from revision `from` on.
+    fn watch(&self, from: Revision) -> impl Future<Output = Result<Self::Watch, SourceError>> + Send;
+}
+
+/// A watch that stands.
+pub trait Watch: Send {
+    /// The next answer. Cancel safe.
+    fn next(&mut self) -> impl Future<Output = Result<WatchAnswer, SourceError>> + Send;
+
+    /// Asks for a [`WatchAnswer::Progress`], which comes once the watch has caught up.
+    fn request_progress(&mut self) -> impl Future<Output = Result<(), SourceError>> + Send;
+
+    /// Says that the watch has fallen silent, so that another member is tried next.
+    fn blame(&self);
+
+    /// Whether [`WatchAnswer::Progress`] proves that nothing is missing; else it only proves that the line lives.
+    fn progress_is_proof(&self) -> bool;
+}
+
+/// A prefix of a real etcd. Each watch has a gRPC stream of its own: on a shared one, a slow watcher starves the
+/// others' progress answers.
+#[derive(Debug, Clone)]
+pub struct EtcdSource {
+    connection: Connection,
+    prefix: KeyPrefix,
+    /// Longer prefixes below this one, which own their keys.
+    excluded: Vec<KeyPrefix>,
+}
+
+impl EtcdSource {
+    /// The source of `prefix`, less what the longer ones of `all` hold.
+    pub fn new(connection: Connection, prefix: KeyPrefix, all: &[KeyPrefix]) -> Self {
+        let excluded = all
+            .iter()
+            .filter(|other| **other != prefix && other.as_str().starts_with(prefix.as_str()))
+            .cloned()
+            .collect();
+        Self { connection, prefix, excluded }
+    }
+
+    fn owns(&self, key: &[u8]) -> bool {
+        key.len() > self.prefix.as_str().len()
+            && !self
+                .excluded
+                .iter()
+                .any(|other| key.len() > other.as_str().len() && key.starts_with(other.as_str().as_bytes()))
+    }
+
+    /// Passes a failure on, and tells the connection of it where the member is to blame.
+    fn failed(&self, client: &EtcdClient, error: SourceError) -> SourceError {
+        if !matches!(error, SourceError::Compacted(_) | SourceError::Future) {
+            self.connection.report_failure(client);
+        }
+        error
+    }
+}
+
+impl Source for EtcdSource {
+    type Watch = EtcdWatch;
+
+    async fn list(&self, from: Option<Bytes>, at: Option<Revision>) -> Result<Page, SourceError> {
+        let client = self.connection.client().await?;
+        let options =
+            GetOptions::new().with_range(self.prefix.range_end()).with_limit(PAGE_KEYS).with_revision(at.unwrap_or(0));
+        let from = from.unwrap_or_else(|| Bytes::copy_from_slice(self.prefix.as_str().as_bytes()));
+        let mut kv = client.kv();
+        let response = match tokio::time::timeout(PAGE_TIMEOUT, kv.get(from, Some(options))).await {
+            Ok(Ok(response)) => response.0,
+            Ok(Err(error)) => return Err(self.failed(&client, error.into())),
+            Err(_) => return Err(self.failed(&client, SourceError::Timeout(PAGE_TIMEOUT))),
+        };
+        let header = response.header.unwrap_or_default();
+        let next = response.kvs.last().filter(|_| response.more).map(|last| {
+            let mut next = last.key.clone();
+            next.push(0);
+            Bytes::from(next)
+        });
+        let entries = response.kvs.into_iter().filter(|kv| self.owns(&kv.key)).map(entry).collect();
+        Ok(Page { cluster: header.cluster_id, store_revision: header.revision, entries, next })
+    }
+
+    async fn watch(&self, from: Revision) -> Result<EtcdWatch, SourceError> {
+        let client = self.connection.client().await?;
+        let opening = async {
+            // Progress answers overtook events before etcd 3.4.25 and 3.5.8.
+            let version = client.maintenance().status().await?;
+            let options =
+                WatchOptions::new().with_range(self.prefix.range_end()).with_start_revision(from).with_fragment();
+            let stream = client.watch().watch(self.prefix.as_str(), Some(options)).await?;
+            Ok::<_, etcd_client::Error>((progress_is_proof(version.version()), stream))
+        };
+        match tokio::time::timeout(REQUEST_TIMEOUT, opening).await {
+            Ok(Ok((progress_is_proof, stream))) => {
+                Ok(EtcdWatch { source: self.clone(), client, stream, progress_is_proof })
+            }
+            Ok(Err(error)) => Err(self.failed(&client, error.into())),
+            Err(_) => Err(self.failed(&client, SourceError::Timeout(REQUEST_TIMEOUT))),
+        }
+    }
+}
+
+/// A watch of a real etcd.
+pub struct EtcdWatch {
+    source: EtcdSource,
+    client: EtcdClient,
+    stream: etcd_client::WatchStream,
+    progress_is_proof: bool,
+}
+
+impl Watch for EtcdWatch {
+    async fn next(&mut self) -> Result<WatchAnswer, SourceError> {
+        let response = match self.stream.message().await {
+            Ok(Some(response)) => response.0,
+            Ok(None) => return Err(self.source.failed(&self.client, SourceError::Ended)),
+            Err(error) => return Err(self.source.failed(&self.client, error.into())),
+        };
+        if response.canceled {
+            if response.compact_revision > 0 {
+                return Err(SourceError::Compacted(response.compact_revision));
+            }
+            // A token that ran out shows here and as no status: the next client authenticates anew.
+            return Err(self.source.failed(&self.client, SourceError::Canceled(response.cancel_reason)));
+        }
+        if response.created {
+            return Ok(WatchAnswer::Created);
+        }
+        if response.events.is_empty() {
+            return Ok(WatchAnswer::Progress(response.header.map_or(0, |header| header.revision)));
+        }
+        let changes = response
+            .events
+            .into_iter()
+            .filter_map(|event| {
+                let kv = event.kv?;
+                if !self.source.owns(&kv.key) {
+                    return None;
+                }
+                Some(if event.r#type == EventType::Delete as i32 {
+                    EntryChange::Delete { key: kv.key.into(), revision: kv.mod_revision }
+                } else {
+                    EntryChange::Put(entry(kv))
+                })
+            })
+            .collect();
+        Ok(WatchAnswer::Changes { changes, fragment: response.fragment })
+    }
+
+    async fn request_progress(&mut self) -> Result<(), SourceError> {
+        self.stream.request_progress().await.map_err(|error| self.source.failed(&self.client, error.into()))
+    }
+
+    fn blame(&self) {
+        self.source.connection.report_failure(&self.client);
+    }
+
+    fn progress_is_proof(&self) -> bool {
+        self.progress_is_proof
+    }
+}
+
+fn entry(kv: PbKeyValue) -> Entry {
+    Entry {
+        key: kv.key.into(),
+        value: kv.value.into(),
+        lease: kv.lease,
+        create_revision: kv.create_revision,
+        mod_revision: kv.mod_revision,
+    }
+}
+
+/// Whether progress answers of this version of etcd never overtake events: from 3.4.25 and 3.5.8 on.
+fn progress_is_proof(version: &str) -> bool {
+    let mut numbers = version.split(['.', '-', '+']).map_while(|part| part.parse::<u32>().ok());
+    let (major, minor, patch) = (numbers.next(), numbers.next(), numbers.next());
+    match (major, minor, patch) {
+        (Some(3), Some(4), Some(patch)) => patch >= 25,
+        (Some(3), Some(5), Some(patch)) => patch >= 8,
+        (Some(3), Some(minor), Some(_)) => minor > 5,
+        (Some(major), ..) => major > 3,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_trusted_from_the_versions_that_mended_it_on() {
+        for (version, proof) in [
+            ("3.4.23", false),
+            ("3.4.25", true),
+            ("3.5.7", false),
+            ("3.5.8", true),
+            ("3.6.16", true),
+            ("3.7.0-rc.0", true),
+            ("3.3.27", false),
+            ("4.0.0", true),
+            ("", false),
+        ] {
+            assert_eq!(progress_is_proof(version), proof, "{version:?}");
+        }
+    }
+
+    #[test]
+    fn the_longest_of_overlapping_prefixes_has_the_key() {
+        let connection = Connection::new(super::super::connect::ConnectConfig {
+            endpoints: vec!["127.0.0.1:1".into()],
+            ..Default::default()
+        });
+        let all: Vec<KeyPrefix> = ["/a/", "/a/b/", "/a/bc/"].iter().map(|text| KeyPrefix::new(text).unwrap()).collect();
+        let source = EtcdSource::new(connection.unwrap(), all[0].clone(), &all);
+        assert!(source.owns(b"/a/x"));
+        assert!(source.owns(b"/a/b"));
+        assert!(source.owns(b"/a/b/"));
+        assert!(!source.owns(b"/a/b/x"));
+        assert!(source.owns(b"/a/bcd"));
+    }
+}

@@ -1,1 +1,383 @@
-//! (under construction)
+//! Makes of lists and watches of one [`Source`] one stream that never ends and never loses an event.
+//!
+//! Owns the state machine `Empty → Listing → Listed → Watching`. Must not know layouts, readers or HTTP. Errors are
+//! things that the stream says; it goes on after each, and [`with_backoff`] keeps it from going on too fast.
+//!
+//! - A list is read in pages that are all pinned to the first one's revision; the watch goes on from the next.
+//! - A watch that breaks is resumed from the last revision taken in, once a list pinned to that revision has shown that
+//!   etcd still has the history that was seen: after a restore from a backup the revision may stand anywhere while the
+//!   cluster's id stays, and a watch from a revision of the old history would wait in silence.
+//! - Compaction means that the view is listed again. Where that finds the known view, nothing is said; any other goes
+//!   on as a snapshot with its reason, never as a made-up delta.
+//! - All that one revision changed is one delta, however many answers it came in.
+
+use std::{collections::VecDeque, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use rollcall_shared::{Revision, SnapshotReason, SourcePosition};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{
+    entry::{Entry, EntryChange, View},
+    source::{Source, SourceError, Watch, WatchAnswer},
+};
+
+/// How often a quiet watch is asked for its progress.
+pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(3);
+
+/// A watch that says nothing for so long, though it was asked, is given up.
+pub const SILENCE_MAX: Duration = Duration::from_secs(11);
+
+/// How often the view is compared with a fresh list while the watch stands, at the least.
+pub const ANTI_ENTROPY_INTERVAL: Duration = Duration::from_secs(20);
+
+/// By how much each key draws that comparison out, so that it costs etcd well below 1 % of its time.
+pub const ANTI_ENTROPY_PER_KEY: Duration = Duration::from_micros(500);
+
+/// The first wait after an error; doubled up to [`BACKOFF_MAX`], with jitter.
+pub const BACKOFF_MIN: Duration = Duration::from_millis(50);
+
+/// The longest wait after an error.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// What the watcher says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceEvent {
+    /// All there is, replacing all that was known.
+    Snapshot {
+        /// Why it comes.
+        reason: SnapshotReason,
+        /// etcd's cluster id.
+        cluster: u64,
+        /// Where the source stands now.
+        position: SourcePosition,
+        /// Every key.
+        entries: Vec<Entry>,
+    },
+    /// All that one revision changed.
+    Delta {
+        /// Where the source stands now.
+        position: SourcePosition,
+        /// The changes; may be empty, where a key came and went unseen.
+        changes: Vec<EntryChange>,
+    },
+    /// Nothing else has happened up to here.
+    Progress(SourcePosition),
+    /// A watch stands, from where the source stands; what happened while none stood follows.
+    Opened,
+    /// The watch answered; no more is known.
+    Heard,
+}
+
+/// What the watcher was doing when something failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Reading the list.
+    List,
+    /// Comparing a list with the known view.
+    Verify,
+    /// Opening the watch.
+    Open,
+    /// Watching.
+    Watch,
+}
+
+/// Something failed; the watcher goes on by itself.
+#[derive(Debug, thiserror::Error)]
+#[error("{phase:?}: {source}")]
+pub struct WatchError {
+    /// What it was doing.
+    pub phase: Phase,
+    /// What went wrong.
+    pub source: SourceError,
+}
+
+/// Where the watcher stands.
+enum State<W> {
+    /// Nothing is known, or what is known is not to be built on.
+    Empty { reason: SnapshotReason, known: Option<View> },
+    /// A list is being read.
+    Listing(Listing),
+    /// A view is known, and no watch stands.
+    Listed { view: View, verified: bool },
+    /// The watch stands.
+    Watching(Box<Watching<W>>),
+}
+
+struct Listing {
+    purpose: Purpose,
+    cluster: u64,
+    at: Option<Revision>,
+    from: Option<Bytes>,
+    entries: Vec<Entry>,
+    /// The view before, that a list which finds the same says nothing of.
+    known: Option<View>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// To know what there is, for this reason.
+    Snapshot(SnapshotReason),
+    /// To see whether etcd still has the history of the known view.
+    Verify,
+}
+
+struct Watching<W> {
+    view: View,
+    watch: W,
+    /// Changes of the last revision so far, more of which is to come.
+    fragments: Vec<EntryChange>,
+    /// Said one at a time.
+    ready: VecDeque<SourceEvent>,
+    heard_at: Instant,
+    tick_at: Instant,
+    verify_at: Instant,
+}
+
+type Item = Result<SourceEvent, WatchError>;
+
+/// Watches `source` for ever. Ends when dropped.
+pub fn watcher<S: Source>(source: S) -> impl Stream<Item = Item> {
+    let start = State::Empty { reason: SnapshotReason::Connected, known: None };
+    stream::unfold((source, start), async |(source, mut state)| {
+        loop {
+            let (item, next) = step(&source, state).await;
+            state = next;
+            if let Some(item) = item {
+                return Some((item, (source, state)));
+            }
+        }
+    })
+}
+
+/// Waits after each error before the stream is asked again.
+pub fn with_backoff(events: impl Stream<Item = Item>) -> impl Stream<Item = Item> {
+    let events = Box::pin(events);
+    stream::unfold((events, None), async |(mut events, wait): (_, Option<Duration>)| {
+        use futures_util::StreamExt as _;
+        if let Some(wait) = wait {
+            sleep(wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+        }
+        let item = events.next().await?;
+        let wait = match (&item, wait) {
+            (Ok(_), _) => None,
+            (Err(_), None) => Some(BACKOFF_MIN),
+            (Err(_), Some(wait)) => Some((wait * 2).min(BACKOFF_MAX)),
+        };
+        Some((item, (events, wait)))
+    })
+}
+
+async fn step<S: Source>(source: &S, state: State<S::Watch>) -> (Option<Item>, State<S::Watch>) {
+    match state {
+        State::Empty { reason, known } => {
+            let purpose = Purpose::Snapshot(reason);
+            (None, State::Listing(Listing { purpose, cluster: 0, at: None, from: None, entries: Vec::new(), known }))
+        }
+        State::Listing(listing) => list(source, listing).await,
+        State::Listed { view, verified: false } => {
+            let at = Some(view.position().revision);
+            let known = Some(view);
+            let purpose = Purpose::Verify;
+            (None, State::Listing(Listing { purpose, cluster: 0, at, from: None, entries: Vec::new(), known }))
+        }
+        State::Listed { view, verified: true } => match source.watch(view.position().revision + 1).await {
+            Ok(watch) => {
+                let now = Instant::now();
+                let verify_at = now + anti_entropy_interval(&view);
+                let watching = Watching {
+                    view,
+                    watch,
+                    fragments: Vec::new(),
+                    ready: VecDeque::new(),
+                    heard_at: now,
+                    tick_at: now,
+                    verify_at,
+                };
+                (None, State::Watching(Box::new(watching)))
+            }
+            Err(source) => failed(Phase::Open, source, view),
+        },
+        State::Watching(watching) => watch(source, watching).await,
+    }
+}
+
+fn anti_entropy_interval(view: &View) -> Duration {
+    let keys = u32::try_from(view.len()).unwrap_or(u32::MAX);
+    ANTI_ENTROPY_INTERVAL.max(ANTI_ENTROPY_PER_KEY.saturating_mul(keys))
+}
+
+/// Reads the next page, and at the last one says what the list is worth.
+async fn list<S: Source>(source: &S, mut listing: Listing) -> (Option<Item>, State<S::Watch>) {
+    let page = match source.list(listing.from.clone(), listing.at).await {
+        Ok(page) => page,
+        Err(error) => return list_failed(error, listing),
+    };
+    if listing.at.is_none() {
+        listing.at = Some(page.store_revision);
+    }
+    listing.cluster = page.cluster;
+    listing.entries.extend(page.entries);
+    if page.next.is_some() {
+        listing.from = page.next;
+        return (None, State::Listing(listing));
+    }
+    let Listing { purpose, cluster, at, entries, known, .. } = listing;
+    let view = View::new(at.unwrap_or_default(), &entries);
+    let position = view.position();
+    let same = known.as_ref().is_some_and(|known| known.position().digest == position.digest);
+    let reason = match purpose {
+        Purpose::Verify if same => return (None, State::Listed { view, verified: true }),
+        Purpose::Verify => {
+            // etcd has another history. Its state at the old revision is of no use to anybody: list it as of now.
+            return (None, State::Empty { reason: SnapshotReason::Restored, known: None });
+        }
+        Purpose::Snapshot(SnapshotReason::Compacted) if same => {
+            return (Some(Ok(SourceEvent::Progress(position))), State::Listed { view, verified: true });
+        }
+        Purpose::Snapshot(reason) => reason,
+    };
+    let event = SourceEvent::Snapshot { reason, cluster, position, entries };
+    (Some(Ok(event)), State::Listed { view, verified: true })
+}
+
+fn list_failed<W>(error: SourceError, listing: Listing) -> (Option<Item>, State<W>) {
+    let Listing { purpose, known, .. } = listing;
+    match (purpose, error) {
+        (Purpose::Verify, SourceError::Compacted(_)) => {
+            (None, State::Empty { reason: SnapshotReason::Compacted, known })
+        }
+        (Purpose::Verify, SourceError::Future) => {
+            (None, State::Empty { reason: SnapshotReason::Restored, known: None })
+        }
+        (Purpose::Verify, source) => {
+            let error = WatchError { phase: Phase::Verify, source };
+            let state = match known {
+                Some(view) => State::Listed { view, verified: false },
+                None => State::Empty { reason: SnapshotReason::Connected, known: None },
+            };
+            (Some(Err(error)), state)
+        }
+        // The pages read so far are of a revision that was compacted away, or of a member that is gone: begin again.
+        (Purpose::Snapshot(reason), source) => {
+            (Some(Err(WatchError { phase: Phase::List, source })), State::Empty { reason, known })
+        }
+    }
+}
+
+/// What follows a failure while a view is known.
+fn failed<W>(phase: Phase, source: SourceError, view: View) -> (Option<Item>, State<W>) {
+    if let SourceError::Compacted(_) = source {
+        return (None, State::Empty { reason: SnapshotReason::Compacted, known: Some(view) });
+    }
+    (Some(Err(WatchError { phase, source })), State::Listed { view, verified: false })
+}
+
+async fn watch<S: Source>(source: &S, mut watching: Box<Watching<S::Watch>>) -> (Option<Item>, State<S::Watch>) {
+    if let Some(event) = watching.ready.pop_front() {
+        return (Some(Ok(event)), State::Watching(watching));
+    }
+    let answer = tokio::select! {
+        answer = watching.watch.next() => answer,
+        () = sleep_until(watching.tick_at) => return tick(source, watching).await,
+    };
+    match answer {
+        Ok(answer) => {
+            watching.heard_at = Instant::now();
+            watching.take_in(answer);
+            (None, State::Watching(watching))
+        }
+        Err(error) => failed(Phase::Watch, error, watching.view),
+    }
+}
+
+/// Asks a quiet watch for its progress, gives up a silent one, and now and then compares the view with etcd's.
+async fn tick<S: Source>(source: &S, mut watching: Box<Watching<S::Watch>>) -> (Option<Item>, State<S::Watch>) {
+    let now = Instant::now();
+    if now.duration_since(watching.heard_at) > SILENCE_MAX {
+        watching.watch.blame();
+        return failed(Phase::Watch, SourceError::Timeout(SILENCE_MAX), watching.view);
+    }
+    watching.tick_at = now + PROGRESS_INTERVAL;
+    // A queue of requests that nobody takes is one more way to be silent: it must not hold the clock up.
+    match tokio::time::timeout(PROGRESS_INTERVAL, watching.watch.request_progress()).await {
+        Ok(Err(error)) => return failed(Phase::Watch, error, watching.view),
+        Ok(Ok(())) | Err(_) => {}
+    }
+    if now >= watching.verify_at && watching.fragments.is_empty() {
+        watching.verify_at = now + anti_entropy_interval(&watching.view);
+        match history_changed(source, &watching.view).await {
+            Ok(true) => return (None, State::Empty { reason: SnapshotReason::Restored, known: None }),
+            Ok(false) => {}
+            Err(error) => return failed(Phase::Verify, error, watching.view),
+        }
+    }
+    (None, State::Watching(watching))
+}
+
+/// Whether etcd's history is another one than that which made `view`.
+async fn history_changed<S: Source>(source: &S, view: &View) -> Result<bool, SourceError> {
+    let at = view.position().revision;
+    let mut entries = Vec::new();
+    let mut from = None;
+    loop {
+        match source.list(from, Some(at)).await {
+            Ok(page) => {
+                entries.extend(page.entries);
+                if page.next.is_none() {
+                    return Ok(View::new(at, &entries).position().digest != view.position().digest);
+                }
+                from = page.next;
+            }
+            Err(SourceError::Future) => return Ok(true),
+            // Nothing to compare with; what changed meanwhile is on its way through the watch.
+            Err(SourceError::Compacted(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+impl<W: Watch> Watching<W> {
+    fn take_in(&mut self, answer: WatchAnswer) {
+        match answer {
+            WatchAnswer::Created => self.ready.push_back(SourceEvent::Opened),
+            WatchAnswer::Progress(revision) => {
+                if self.watch.progress_is_proof() && self.fragments.is_empty() {
+                    self.view.advance(revision);
+                    self.ready.push_back(SourceEvent::Progress(self.view.position()));
+                } else {
+                    self.ready.push_back(SourceEvent::Heard);
+                }
+            }
+            WatchAnswer::Changes { changes, fragment } => {
+                self.fragments.extend(changes);
+                let mut changes = std::mem::take(&mut self.fragments);
+                if fragment && let Some(last) = changes.last().map(EntryChange::revision) {
+                    let rest = changes.iter().position(|change| change.revision() == last).unwrap_or_default();
+                    self.fragments = changes.split_off(rest);
+                }
+                self.say(changes);
+            }
+        }
+    }
+
+    /// One delta for each revision. etcd before 3.4.24 may say events twice: what is known already is left out.
+    fn say(&mut self, changes: Vec<EntryChange>) {
+        let mut changes = changes.into_iter().peekable();
+        while let Some(first) = changes.next() {
+            let revision = first.revision();
+            let mut together = vec![first];
+            while let Some(change) = changes.next_if(|change| change.revision() == revision) {
+                together.push(change);
+            }
+            if revision > self.view.position().revision {
+                self.view.apply(revision, &mut together);
+                self.ready.push_back(SourceEvent::Delta { position: self.view.position(), changes: together });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,314 @@
+//! When to ask which lease how long it has left, and what its answers say about why a key vanished.
+//!
+//! Pure: owns the schedule and the samples; time comes in as an argument, and who asks is somebody else. Leases are
+//! asked, not rows: one question covers all keys of a lease.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+
+use rollcall_shared::{CauseKind, LeaseId};
+use tokio::time::Instant;
+
+/// How many leases are asked in a second, at the most: some 3 % of what one etcd answers.
+pub const LEASE_SAMPLES_PER_S_MAX: u32 = 1_000;
+
+/// The shortest time between two questions about one lease.
+pub const SAMPLE_INTERVAL_MIN: Duration = Duration::from_millis(500);
+
+/// The longest.
+pub const SAMPLE_INTERVAL_MAX: Duration = Duration::from_secs(30);
+
+/// How much later than its deadline a lease may end unrenewed: etcd looks every 500 ms, revokes through raft, and
+/// tells its remaining time in whole seconds, rounded down.
+pub const EXPIRY_SLACK: Duration = Duration::from_millis(2_500);
+
+/// One answer about a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseSample {
+    /// The TTL it was granted, in seconds.
+    pub granted_s: i64,
+    /// The whole seconds it had left.
+    pub remaining_s: i64,
+    /// When the question went out.
+    pub asked_at: Instant,
+    /// When the answer came.
+    pub answered_at: Instant,
+}
+
+impl LeaseSample {
+    /// Until then the lease lives, unless it is revoked.
+    fn lives_until(&self) -> Instant {
+        self.asked_at + seconds(self.remaining_s)
+    }
+
+    /// By then it has ended, unless it was renewed after this sample.
+    fn over_by(&self) -> Instant {
+        self.answered_at + seconds(self.remaining_s) + EXPIRY_SLACK
+    }
+
+    /// What is left at `now`, in whole seconds, unless it was renewed.
+    pub fn remaining_at(&self, now: Instant) -> i64 {
+        let passed = i64::try_from(now.saturating_duration_since(self.answered_at).as_secs()).unwrap_or(i64::MAX);
+        self.remaining_s.saturating_sub(passed).max(0)
+    }
+}
+
+fn seconds(count: i64) -> Duration {
+    // Beyond a century it makes no difference, and an `Instant` must not overflow.
+    Duration::from_secs(u64::try_from(count).unwrap_or(0).min(3_000_000_000))
+}
+
+/// Which leases are in use, what is known of each, and which is to be asked next.
+#[derive(Debug, Default)]
+pub struct LeaseBook {
+    held: HashMap<LeaseId, Held>,
+    due: BTreeSet<(Instant, LeaseId)>,
+}
+
+#[derive(Debug)]
+struct Held {
+    keys: usize,
+    sample: Option<LeaseSample>,
+    due_at: Instant,
+}
+
+impl LeaseBook {
+    /// A key on `lease` came to be. A lease that is new is asked at once.
+    pub fn hold(&mut self, lease: LeaseId, now: Instant) {
+        let held = self.held.entry(lease).or_insert_with(|| {
+            self.due.insert((now, lease));
+            Held { keys: 0, sample: None, due_at: now }
+        });
+        held.keys += 1;
+    }
+
+    /// A key on `lease` is gone. With its last key the lease is forgotten.
+    pub fn release(&mut self, lease: LeaseId) {
+        let Some(held) = self.held.get_mut(&lease) else { return };
+        held.keys -= 1;
+        if held.keys == 0 {
+            self.due.remove(&(held.due_at, lease));
+            self.held.remove(&lease);
+        }
+    }
+
+    /// The lease to ask now; it is due again after [`SAMPLE_INTERVAL_MIN`] if no answer is recorded.
+    pub fn take_due(&mut self, now: Instant) -> Option<LeaseId> {
+        let &(due_at, lease) = self.due.first()?;
+        if due_at > now {
+            return None;
+        }
+        self.reschedule(lease, now + SAMPLE_INTERVAL_MIN.mul_f64(4.0));
+        Some(lease)
+    }
+
+    /// When the next lease is due; `None` where there is no lease.
+    pub fn next_due_at(&self) -> Option<Instant> {
+        self.due.first().map(|&(due_at, _)| due_at)
+    }
+
+    /// Takes in an answer, and asks again after half of what is left, so that a lease near its end is watched closely.
+    pub fn record(&mut self, lease: LeaseId, sample: LeaseSample) {
+        let Some(held) = self.held.get_mut(&lease) else { return };
+        held.sample = Some(sample);
+        let wait = seconds(sample.remaining_s) / 2;
+        self.reschedule(lease, sample.answered_at + wait.clamp(SAMPLE_INTERVAL_MIN, SAMPLE_INTERVAL_MAX));
+    }
+
+    /// Asks every lease anew: after an outage no earlier answer says anything.
+    pub fn ask_all(&mut self, now: Instant) {
+        let leases: Vec<LeaseId> = self.held.keys().copied().collect();
+        for lease in leases {
+            self.reschedule(lease, now);
+        }
+    }
+
+    /// The last answer about `lease`.
+    pub fn sample(&self, lease: LeaseId) -> Option<LeaseSample> {
+        self.held.get(&lease).and_then(|held| held.sample)
+    }
+
+    /// Every lease with its last answer.
+    pub fn samples(&self) -> impl Iterator<Item = (LeaseId, LeaseSample)> {
+        self.held.iter().filter_map(|(lease, held)| Some((*lease, held.sample?)))
+    }
+
+    /// The number of leases in use.
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Whether no lease is in use.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    fn reschedule(&mut self, lease: LeaseId, due_at: Instant) {
+        if let Some(held) = self.held.get_mut(&lease) {
+            self.due.remove(&(held.due_at, lease));
+            held.due_at = due_at;
+            self.due.insert((due_at, lease));
+        }
+    }
+}
+
+/// What was found when a lease was asked right after a key on it had been deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseAfter {
+    /// The key had none.
+    None,
+    /// It lives, with so many seconds left.
+    Lives {
+        /// The whole seconds left.
+        remaining_s: i64,
+    },
+    /// It is gone.
+    Gone,
+    /// It could not be asked.
+    Unasked,
+}
+
+/// A deleted key, and what is known of its lease.
+#[derive(Debug, Clone, Copy)]
+pub struct Evidence {
+    /// The lease that the key was on.
+    pub lease: Option<LeaseId>,
+    /// What the lease was found to be right after.
+    pub after: LeaseAfter,
+    /// The last answer about it before.
+    pub before: Option<LeaseSample>,
+    /// When the delete was seen.
+    pub seen_at: Instant,
+    /// Whether the delete was told as it happened; else it may have happened at any time before `seen_at`.
+    pub told_live: bool,
+}
+
+/// Why the key vanished, and on what that rests, in one sentence.
+///
+/// - Its lease lives on → it was deleted: `deregistered`.
+/// - Its lease is gone although it had time left → `revoked`.
+/// - Its lease is gone, and the time it was last seen to have left had run out, and no more than that → `expired`.
+/// - Anything else cannot be told apart → `unknown`.
+pub fn cause(evidence: &Evidence) -> (CauseKind, String) {
+    let Some(lease) = evidence.lease else {
+        return (CauseKind::Deregistered, "the key was permanent, so nothing but a delete removes it".to_owned());
+    };
+    match evidence.after {
+        LeaseAfter::None => {
+            (CauseKind::Deregistered, "the key was permanent, so nothing but a delete removes it".to_owned())
+        }
+        LeaseAfter::Lives { remaining_s } => (
+            CauseKind::Deregistered,
+            format!("the key was deleted while its lease {lease} lives on, with {remaining_s} s left"),
+        ),
+        LeaseAfter::Unasked => {
+            (CauseKind::Unknown, format!("its lease {lease} could not be asked after the key was deleted"))
+        }
+        LeaseAfter::Gone => gone(lease, evidence),
+    }
+}
+
+fn gone(lease: LeaseId, evidence: &Evidence) -> (CauseKind, String) {
+    let Some(before) = evidence.before else {
+        let why = format!("its lease {lease} is gone and had not been asked before");
+        return (CauseKind::Unknown, why);
+    };
+    let age = evidence.seen_at.saturating_duration_since(before.answered_at).as_secs_f64();
+    let left = before.remaining_s;
+    if evidence.seen_at < before.lives_until() {
+        return (
+            CauseKind::Revoked,
+            format!("its lease {lease} is gone although, asked {age:.1} s before, it had {left} s left"),
+        );
+    }
+    if evidence.told_live && evidence.seen_at <= before.over_by() {
+        return (
+            CauseKind::Expired,
+            format!("its lease {lease} ran out: asked {age:.1} s before, it had {left} s left and was not renewed"),
+        );
+    }
+    (
+        CauseKind::Unknown,
+        format!(
+            "its lease {lease} is gone; it was last asked {age:.1} s before, with {left} s left, too long ago to tell"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: LeaseId = LeaseId(7);
+
+    fn sample(at: Instant, remaining_s: i64) -> LeaseSample {
+        LeaseSample { granted_s: 15, remaining_s, asked_at: at, answered_at: at }
+    }
+
+    fn verdict(
+        start: Instant,
+        after: LeaseAfter,
+        remaining_s: Option<i64>,
+        seen_after_ms: u64,
+        live: bool,
+    ) -> CauseKind {
+        let evidence = Evidence {
+            lease: Some(LEASE),
+            after,
+            before: remaining_s.map(|remaining_s| sample(start, remaining_s)),
+            seen_at: start + Duration::from_millis(seen_after_ms),
+            told_live: live,
+        };
+        cause(&evidence).0
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn causes_rest_on_the_lease_before_and_after() {
+        let start = Instant::now();
+        let lives = LeaseAfter::Lives { remaining_s: 9 };
+        assert_eq!(verdict(start, lives, None, 0, true), CauseKind::Deregistered);
+        assert_eq!(verdict(start, LeaseAfter::Gone, Some(9), 3_000, true), CauseKind::Revoked);
+        assert_eq!(verdict(start, LeaseAfter::Gone, Some(9), 9_400, true), CauseKind::Expired);
+        assert_eq!(verdict(start, LeaseAfter::Gone, Some(9), 20_000, true), CauseKind::Unknown);
+        assert_eq!(verdict(start, LeaseAfter::Gone, None, 1_000, true), CauseKind::Unknown);
+        assert_eq!(verdict(start, LeaseAfter::Unasked, Some(9), 1_000, true), CauseKind::Unknown);
+        // Told after an outage: it may have happened at any time, but before its deadline it can only be a revoke.
+        assert_eq!(verdict(start, LeaseAfter::Gone, Some(9), 3_000, false), CauseKind::Revoked);
+        assert_eq!(verdict(start, LeaseAfter::Gone, Some(9), 9_400, false), CauseKind::Unknown);
+        let permanent =
+            Evidence { lease: None, after: LeaseAfter::None, before: None, seen_at: start, told_live: true };
+        assert_eq!(cause(&permanent).0, CauseKind::Deregistered);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_asked_at_once_and_then_after_half_of_what_is_left() {
+        let start = Instant::now();
+        let mut book = LeaseBook::default();
+        book.hold(LEASE, start);
+        book.hold(LEASE, start);
+        assert_eq!(book.take_due(start), Some(LEASE));
+        assert_eq!(book.take_due(start), None);
+        book.record(LEASE, sample(start, 14));
+        assert_eq!(book.next_due_at(), Some(start + Duration::from_secs(7)));
+        book.record(LEASE, sample(start, 0));
+        assert_eq!(book.next_due_at(), Some(start + SAMPLE_INTERVAL_MIN));
+        book.record(LEASE, sample(start, i64::MAX));
+        assert_eq!(book.next_due_at(), Some(start + SAMPLE_INTERVAL_MAX));
+        book.release(LEASE);
+        assert_eq!(book.len(), 1);
+        book.release(LEASE);
+        assert!(book.is_empty() && book.next_due_at().is_none());
+        book.record(LEASE, sample(start, 3));
+        assert!(book.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_counts_down_to_nothing() {
+        let start = Instant::now();
+        let sample = sample(start, 9);
+        assert_eq!(sample.remaining_at(start + Duration::from_millis(3_900)), 6);
+        assert_eq!(sample.remaining_at(start + Duration::from_secs(60)), 0);
+    }
+}
