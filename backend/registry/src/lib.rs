@@ -3,4 +3,5 @@
 //! - [`etcd::connect`] holds the connection, [`etcd::source`] lists and watches one prefix, [`etcd::watcher`] makes of
 //!   both one stream that never ends and never loses an event, [`etcd::lease`] asks leases how long they have left.
 
+mod backoff;
 pub mod etcd;
