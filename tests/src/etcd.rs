@@ -1,0 +1,296 @@
+//! A real etcd of one test's own: own folder, free ports, and everything that can befall one.
+
+use std::{
+    env, fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use etcd_client::{Client, Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp};
+use tempfile::TempDir;
+
+use crate::{
+    process::Process,
+    wait::{eventually, seconds},
+};
+
+const INSTALL: &str = "install it: `apt-get install etcd-server etcd-client`, or `brew install etcd`";
+
+/// How often other ports are tried where somebody else was quicker.
+const SPAWN_TRIES: usize = 5;
+
+/// An etcd that dies with its test.
+#[derive(Debug)]
+pub struct Etcd {
+    process: Option<Process>,
+    folder: TempDir,
+    data: PathBuf,
+    client_port: u16,
+    peer_port: u16,
+    args: Vec<String>,
+}
+
+impl Etcd {
+    /// Starts one and waits until it answers.
+    pub async fn spawn() -> Self {
+        Self::spawn_with(&[]).await
+    }
+
+    /// Starts one with further flags of etcd's.
+    pub async fn spawn_with(args: &[&str]) -> Self {
+        for _ in 0..SPAWN_TRIES {
+            // A folder in memory, where there is one: the disk's fsync is none of these tests' business.
+            let shared_memory = Path::new("/dev/shm");
+            let folder = if shared_memory.is_dir() { tempfile::tempdir_in(shared_memory) } else { tempfile::tempdir() }
+                .expect("a folder for temporary files can be written");
+            let mut etcd = Self {
+                process: None,
+                data: folder.path().join("data"),
+                folder,
+                client_port: free_port(),
+                peer_port: free_port(),
+                args: args.iter().map(|&arg| arg.to_owned()).collect(),
+            };
+            etcd.launch();
+            if etcd.answers().await {
+                return etcd;
+            }
+        }
+        panic!("etcd ended {SPAWN_TRIES} times right after its start");
+    }
+
+    fn launch(&mut self) {
+        let client = self.url();
+        let peer = self.peer_url();
+        let mut command = Command::new(program("etcd"));
+        command
+            .args(["--name", "test", "--data-dir"])
+            .arg(&self.data)
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("test={peer}")])
+            .args(["--logger", "zap", "--log-level", "warn"])
+            .args(&self.args);
+        self.process = Some(Process::start("etcd", command, INSTALL));
+    }
+
+    /// Waits until it answers; false where it ended instead.
+    async fn answers(&mut self) -> bool {
+        let url = self.url();
+        for _ in 0..1_200 {
+            if self.process.as_mut().is_none_or(|process| process.status().is_some()) {
+                return false;
+            }
+            if let Ok(mut client) = Client::connect([&url], None).await
+                && let Ok(Ok(_)) = tokio::time::timeout(seconds(2), client.get("x", None)).await
+            {
+                return true;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+        }
+        false
+    }
+
+    /// Where clients reach it.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.client_port)
+    }
+
+    /// Where clients reach it, without the scheme.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.client_port)
+    }
+
+    fn peer_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.peer_port)
+    }
+
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("etcd runs").pid()
+    }
+
+    /// A connection of one's own.
+    pub async fn client(&self) -> Client {
+        Client::connect([self.url()], None).await.expect("an etcd without users connects when it is first used")
+    }
+
+    /// Ends it as a crash would; its data stays.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts it again on its data, and waits until it answers.
+    pub async fn start(&mut self) {
+        assert!(self.process.is_none(), "etcd runs already");
+        self.launch();
+        assert!(self.answers().await, "etcd did not come back");
+    }
+
+    /// Kills it and starts it again on its data.
+    pub async fn restart(&mut self) {
+        self.kill();
+        self.start().await;
+    }
+
+    /// Freezes it: connections stand and nothing answers.
+    pub fn pause(&self) {
+        self.process.as_ref().expect("etcd runs").signal("STOP");
+    }
+
+    /// Thaws it.
+    pub fn resume(&self) {
+        self.process.as_ref().expect("etcd runs").signal("CONT");
+    }
+
+    /// Puts a permanent key and gives the revision.
+    pub async fn put(&self, key: &str, value: impl Into<Vec<u8>>) -> i64 {
+        self.put_with(key, value, None).await
+    }
+
+    /// Puts a key under a lease and gives the revision.
+    pub async fn put_leased(&self, key: &str, value: impl Into<Vec<u8>>, lease: i64) -> i64 {
+        self.put_with(key, value, Some(PutOptions::new().with_lease(lease))).await
+    }
+
+    async fn put_with(&self, key: &str, value: impl Into<Vec<u8>>, options: Option<PutOptions>) -> i64 {
+        let answer = self.client().await.put(key, value, options).await.expect("etcd takes a put");
+        answer.header().map_or(0, etcd_client::ResponseHeader::revision)
+    }
+
+    /// Puts and deletes several keys in one revision, which it gives.
+    pub async fn transact(&self, puts: &[(&str, &str)], deletes: &[&str]) -> i64 {
+        let puts = puts.iter().map(|(key, value)| TxnOp::put(*key, *value, None));
+        let deletes = deletes.iter().map(|key| TxnOp::delete(*key, None));
+        let always = Compare::version("\0", CompareOp::Equal, 0);
+        let txn = Txn::new().when([always]).and_then(puts.chain(deletes).collect::<Vec<_>>());
+        let answer = self.client().await.txn(txn).await.expect("etcd takes a transaction");
+        answer.header().map_or(0, etcd_client::ResponseHeader::revision)
+    }
+
+    /// Deletes a key and gives the revision.
+    pub async fn delete(&self, key: &str) -> i64 {
+        let answer = self.client().await.delete(key, None).await.expect("etcd takes a delete");
+        answer.header().map_or(0, etcd_client::ResponseHeader::revision)
+    }
+
+    /// The value of a key, where it stands.
+    pub async fn get(&self, key: &str) -> Option<Vec<u8>> {
+        self.entry(key).await.map(|(value, _)| value)
+    }
+
+    /// The value and the lease (0 for none) of a key, where it stands.
+    pub async fn entry(&self, key: &str) -> Option<(Vec<u8>, i64)> {
+        let answer = self.client().await.get(key, None).await.expect("etcd answers a get");
+        answer.kvs().first().map(|kv| (kv.value().to_vec(), kv.lease()))
+    }
+
+    /// Every key below a prefix.
+    pub async fn keys(&self, prefix: &str) -> Vec<String> {
+        let options = GetOptions::new().with_prefix().with_keys_only();
+        let answer = self.client().await.get(prefix, Some(options)).await.expect("etcd answers a get");
+        answer.kvs().iter().map(|kv| String::from_utf8_lossy(kv.key()).into_owned()).collect()
+    }
+
+    /// Every lease that etcd holds, sorted.
+    pub async fn leases(&self) -> Vec<i64> {
+        let answer = self.client().await.leases().await.expect("etcd lists its leases");
+        let mut leases: Vec<i64> = answer.leases().iter().map(etcd_client::LeaseStatus::id).collect();
+        leases.sort_unstable();
+        leases
+    }
+
+    /// Its revision now.
+    pub async fn revision(&self) -> i64 {
+        let answer = self.client().await.get("x", None).await.expect("etcd answers a get");
+        answer.header().map_or(0, etcd_client::ResponseHeader::revision)
+    }
+
+    /// Grants a lease that nobody renews.
+    pub async fn grant(&self, ttl_s: i64) -> i64 {
+        self.client().await.lease_grant(ttl_s, None).await.expect("etcd grants a lease").id()
+    }
+
+    /// Revokes a lease.
+    pub async fn revoke(&self, lease: i64) {
+        self.client().await.lease_revoke(lease).await.expect("etcd revokes a lease");
+    }
+
+    /// The seconds left of a lease, where it lives.
+    pub async fn ttl(&self, lease: i64) -> Option<i64> {
+        let answer = self.client().await.lease_time_to_live(lease, None).await.expect("etcd looks a lease up");
+        (answer.ttl() > 0).then(|| answer.ttl())
+    }
+
+    /// Throws the history up to `revision` away.
+    pub async fn compact(&self, revision: i64) {
+        self.client().await.compact(revision, None).await.expect("etcd compacts");
+    }
+
+    /// Saves all of it, and gives the file.
+    pub fn snapshot(&self) -> PathBuf {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let file = self.folder.path().join(format!("snapshot-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+        let mut save = Command::new(program("etcdctl"));
+        save.env("ETCDCTL_API", "3").args(["--endpoints", &self.url(), "snapshot", "save"]).arg(&file);
+        done(save);
+        file
+    }
+
+    /// Puts a saved state in the place of all that stands now, as one does after losing a cluster.
+    pub async fn restore(&mut self, snapshot: &Path) {
+        self.kill();
+        drop(fs::remove_dir_all(&self.data));
+        // From 3.6 on a tool of its own restores.
+        let tool = if on_path("etcdutl") { "etcdutl" } else { "etcdctl" };
+        let peer = self.peer_url();
+        let mut restore = Command::new(program(tool));
+        restore
+            .env("ETCDCTL_API", "3")
+            .args(["snapshot", "restore"])
+            .arg(snapshot)
+            .args(["--name", "test", "--initial-cluster", &format!("test={peer}")])
+            .args(["--initial-advertise-peer-urls", &peer, "--data-dir"])
+            .arg(&self.data);
+        done(restore);
+        self.start().await;
+    }
+
+    /// Waits until a key is there or is gone.
+    pub async fn key_stands(&self, key: &str, stands: bool, within: std::time::Duration) {
+        eventually(&format!("{key} stands: {stands}"), within, || async {
+            let value = self.get(key).await;
+            if value.is_some() == stands { Ok(()) } else { Err(value) }
+        })
+        .await;
+    }
+}
+
+/// A port that nobody listened on just now.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("loopback has a free port")
+        .port()
+}
+
+/// The program of that name: `ROLLCALL_ETCD_BIN` names another etcd than the one on the PATH.
+fn program(name: &str) -> PathBuf {
+    match env::var_os("ROLLCALL_ETCD_BIN") {
+        Some(etcd) if name == "etcd" => etcd.into(),
+        _ => name.into(),
+    }
+}
+
+fn on_path(name: &str) -> bool {
+    env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(name).is_file()))
+}
+
+fn done(mut command: Command) {
+    let output = command.output().unwrap_or_else(|error| {
+        panic!("{} could not be started ({error}); {INSTALL}", command.get_program().display())
+    });
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}

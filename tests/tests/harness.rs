@@ -1,0 +1,68 @@
+//! The harness itself: an etcd that comes back, freezes and is restored, and a line that breaks on command.
+
+use std::time::Duration;
+
+use etcd_client::{Client, ConnectOptions};
+use rollcall_tests::{Etcd, FaultProxy, eventually, process, seconds};
+use tokio::time::timeout;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_etcd_keeps_its_keys_over_a_restart_and_ends_with_its_test() {
+    let mut etcd = Etcd::spawn().await;
+    etcd.put("/a/1", "one").await;
+    etcd.restart().await;
+    assert_eq!(etcd.get("/a/1").await.unwrap(), b"one");
+    let pid = etcd.pid();
+    assert!(process::is_running(pid));
+    drop(etcd);
+    assert!(!process::is_running(pid), "etcd outlived its test");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_etcd_answers_nothing_until_it_is_resumed() {
+    let etcd = Etcd::spawn().await;
+    let mut client = etcd.client().await;
+    client.put("/a/1", "one", None).await.unwrap();
+    etcd.pause();
+    assert!(timeout(Duration::from_millis(500), client.get("/a/1", None)).await.is_err(), "a frozen etcd answered");
+    etcd.resume();
+    assert_eq!(etcd.get("/a/1").await.unwrap(), b"one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_etcd_has_what_was_saved_and_no_more() {
+    let mut etcd = Etcd::spawn().await;
+    let saved_at = etcd.put("/a/1", "one").await;
+    let saved = etcd.snapshot();
+    etcd.put("/a/2", "two").await;
+    etcd.restore(&saved).await;
+    assert_eq!(etcd.keys("/a/").await, ["/a/1"]);
+    assert_eq!(etcd.revision().await, saved_at);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_transaction_is_one_revision() {
+    let etcd = Etcd::spawn().await;
+    let before = etcd.put("/a/0", "zero").await;
+    let after = etcd.transact(&[("/a/1", "one"), ("/a/2", "two")], &["/a/0"]).await;
+    assert_eq!(after, before + 1);
+    assert_eq!(etcd.keys("/a/").await, ["/a/1", "/a/2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proxy_stalls_severs_and_heals() {
+    let etcd = Etcd::spawn().await;
+    let proxy = FaultProxy::to(&etcd.address()).await;
+    let options = ConnectOptions::new().with_timeout(Duration::from_millis(500));
+    let client = Client::connect([proxy.url()], Some(options)).await.unwrap();
+    let answers = || async { client.kv_client().get("x", None).await.map(drop) };
+    answers().await.unwrap();
+    proxy.stall();
+    assert!(answers().await.is_err(), "a stalled line carried an answer");
+    proxy.heal();
+    eventually("a healed line carries", seconds(10), answers).await;
+    proxy.sever();
+    assert!(answers().await.is_err(), "a severed line carried an answer");
+    proxy.heal();
+    eventually("a line that was severed carries again", seconds(10), answers).await;
+}
