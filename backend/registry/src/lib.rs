@@ -5,3 +5,6 @@
 
 mod backoff;
 pub mod etcd;
+pub mod registrar;
+
+pub use registrar::{RegisterError, Registrar, RegistrarConfig, Registration, RegistrationState};
