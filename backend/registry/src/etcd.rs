@@ -2,6 +2,8 @@
 
 pub mod connect;
 pub mod entry;
+pub mod keepalive;
 pub mod lease;
 pub mod source;
+pub mod ttl;
 pub mod watcher;
