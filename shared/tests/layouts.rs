@@ -109,6 +109,8 @@ fn a_malformed_value_says_why_and_counts_for_the_service_of_its_key() {
     assert_eq!(decode(Kitex, "alone", b"null").service, "alone");
     assert_eq!(decode(Plain, "alone", b"").service, "alone");
     assert_eq!(decode(Grpc, "alone", b"null").service, "helloworld");
+    assert_eq!(decode(Kratos, "", b"null").service, "/microservices");
+    assert_eq!(decode(Kratos, "/", b"null").service, "/");
 }
 
 #[test]
@@ -446,8 +448,8 @@ fn an_edit_touches_the_edited_bytes_and_no_others() {
     );
 
     let hertz = r#"{"network":"tcp","address":"h:1","weight":0,"tags":{"z":"<","a":"1"}}"#;
-    let written = edit(Layout::Hertz, "a/h:1", hertz, set("m", "2")).unwrap();
-    assert_eq!(written, hertz.replace(r#""a":"1""#, r#""a":"1","m":"2""#));
+    let written = edit(Layout::Hertz, "a/h:1", hertz, set("0", "2")).unwrap();
+    assert_eq!(written, hertz.replace(r#""a":"1""#, r#""a":"1","0":"2""#));
     let kitex = r#"{"network":"tcp","address":"h:1","weight":10,"tags":null}"#;
     let written = edit(Layout::Kitex, "a/h:1", kitex, set("m", "2")).unwrap();
     assert_eq!(written, kitex.replace("null", r#"{"m":"2"}"#));
@@ -481,7 +483,7 @@ fn an_edit_touches_the_edited_bytes_and_no_others() {
 
 #[test]
 fn fields_that_stand_twice_are_edited_as_go_reads_them() {
-    let value = r#"{"id":"1","name":"a","metadata":{"x":"0"},"metadata":null,"Metadata":{"a":"1","b":"2"},"metadata":{"b":"3","c":"4","c":"5"},"version":"1","version":null}"#;
+    let value = r#"{"id":"1","name":"a","metadata":null,"metadata":{"x":"0"},"metadata":null,"Metadata":{"a":"1","b":"2"},"metadata":{"b":"3","c":"4","c":"5"},"version":"1","version":null}"#;
     let written = edit(Layout::Kratos, "a/1", value, |instance| {
         assert_eq!(instance.metadata.len(), 3);
         instance.metadata.remove("a");

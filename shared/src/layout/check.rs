@@ -129,9 +129,10 @@ pub(super) fn is_host_and_port(text: &str) -> bool {
 }
 
 fn host_and_port(text: &str) -> Result<(), String> {
-    match authority(text)? {
-        Some(()) => Ok(()),
-        None => Err("the port is missing: this layout wants host:port, such as 10.0.0.1:8000".to_owned()),
+    if authority(text)? {
+        Ok(())
+    } else {
+        Err("the port is missing: this layout wants host:port, such as 10.0.0.1:8000".to_owned())
     }
 }
 
@@ -157,8 +158,8 @@ fn url(text: &str) -> Result<(), String> {
     authority(host.rsplit_once('@').map_or(host, |(_, host)| host)).map(drop)
 }
 
-/// Checks a host with or without a port; `None` where there is no port.
-fn authority(text: &str) -> Result<Option<()>, String> {
+/// Checks a host with or without a port, and says whether there is one.
+fn authority(text: &str) -> Result<bool, String> {
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let Some((host, port)) = rest.split_once(']') else { return Err("the closing ] is missing".to_owned()) };
         if host.parse::<Ipv6Addr>().is_err() {
@@ -186,10 +187,10 @@ fn authority(text: &str) -> Result<Option<()>, String> {
             "a host is letters, digits, -, . and _".to_owned()
         });
     }
-    let Some(port) = port else { return Ok(None) };
+    let Some(port) = port else { return Ok(false) };
     let digits = (1..=5).contains(&port.len()) && port.bytes().all(|byte| byte.is_ascii_digit());
     match port.parse::<u16>() {
-        Ok(1..) if digits => Ok(Some(())),
+        Ok(1..) if digits => Ok(true),
         _ => Err("a port is a number from 1 to 65535".to_owned()),
     }
 }

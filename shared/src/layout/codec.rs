@@ -41,7 +41,8 @@ impl<'a> Place<'a> {
         let rest = key.strip_prefix(prefix.as_str()).unwrap_or(key);
         let (service, id) = rest.rsplit_once('/').unwrap_or(("", rest));
         let service = match service {
-            "" if rules.prefix_names_service => prefix.without_slash(),
+            // A key that is the prefix itself says nothing else either.
+            "" if rules.prefix_names_service || rest.is_empty() => prefix.without_slash(),
             "" if id.is_empty() => rest,
             "" => id,
             service => service,
