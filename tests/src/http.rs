@@ -60,13 +60,16 @@ impl Answer {
         body
     }
 
-    /// Checks that this is a 422 that points at `pointer`.
+    /// Checks that this is a 422 that points at `pointer` or into it.
     #[track_caller]
     pub fn points_at(&self, pointer: &str) {
         let body = self.problem(422);
         let errors = body["errors"].as_array().unwrap_or_else(|| panic!("a 422 without errors: {body}"));
         assert!(
-            errors.iter().any(|error| error["pointer"] == pointer && error["detail"].is_string()),
+            errors.iter().any(|error| {
+                let points = error["pointer"].as_str().and_then(|at| at.strip_prefix(pointer));
+                points.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) && error["detail"].is_string()
+            }),
             "nothing points at {pointer}: {body}"
         );
     }
