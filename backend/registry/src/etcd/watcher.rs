@@ -278,7 +278,9 @@ async fn watch<S: Source>(source: &S, mut watching: Box<Watching<S::Watch>>) -> 
     if let Some(event) = watching.ready.pop_front() {
         return (Some(Ok(event)), State::Watching(watching));
     }
+    // What has come is read before the clock is: it may have waited while nobody listened.
     let answer = tokio::select! {
+        biased;
         answer = watching.watch.next() => answer,
         () = sleep_until(watching.tick_at) => return tick(source, watching).await,
     };
@@ -295,6 +297,8 @@ async fn watch<S: Source>(source: &S, mut watching: Box<Watching<S::Watch>>) -> 
 /// Asks a quiet watch for its progress, gives up a silent one, and now and then compares the view with etcd's.
 async fn tick<S: Source>(source: &S, mut watching: Box<Watching<S::Watch>>) -> (Option<Item>, State<S::Watch>) {
     let now = Instant::now();
+    // While nobody listened, nothing was asked either: that is no silence of the watch.
+    watching.heard_at += now.duration_since(watching.tick_at);
     if now.duration_since(watching.heard_at) > SILENCE_MAX {
         watching.watch.blame();
         return failed(Phase::Watch, SourceError::Timeout(SILENCE_MAX), watching.view);
