@@ -154,18 +154,20 @@ pub fn watcher<S: Source>(source: S) -> impl Stream<Item = Item> {
 /// Waits after each error before the stream is asked again.
 pub fn with_backoff(events: impl Stream<Item = Item>) -> impl Stream<Item = Item> {
     let events = Box::pin(events);
-    stream::unfold((events, None), async |(mut events, wait): (_, Option<Duration>)| {
+    stream::unfold((events, BACKOFF_MIN, false), async |(mut events, mut wait, failed)| {
         use futures_util::StreamExt as _;
-        if let Some(wait) = wait {
+        if failed {
             sleep(wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            wait = (wait * 2).min(BACKOFF_MAX);
         }
         let item = events.next().await?;
-        let wait = match (&item, wait) {
-            (Ok(_), _) => None,
-            (Err(_), None) => Some(BACKOFF_MIN),
-            (Err(_), Some(wait)) => Some((wait * 2).min(BACKOFF_MAX)),
-        };
-        Some((item, (events, wait)))
+        match &item {
+            // Each watch opens, also one that is canceled right after: only what it then says is a success.
+            Ok(SourceEvent::Opened) | Err(_) => {}
+            Ok(_) => wait = BACKOFF_MIN,
+        }
+        let failed = item.is_err();
+        Some((item, (events, wait, failed)))
     })
 }
 
