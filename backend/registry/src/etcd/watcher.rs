@@ -229,12 +229,15 @@ async fn list<S: Source>(source: &S, mut listing: Listing) -> (Option<Item>, Sta
     let view = View::new(at.unwrap_or_default(), &entries);
     let position = view.position();
     let same = known.as_ref().is_some_and(|known| known.position().digest == position.digest);
+    // Nothing moves the revision back but a restore, whatever the view.
+    let went_back = known.is_some_and(|known| known.position().revision > position.revision);
     let reason = match purpose {
         Purpose::Verify if same => return (None, State::Listed { view, verified: true }),
         Purpose::Verify => {
             // etcd has another history. Its state at the old revision is of no use to anybody: list it as of now.
             return (None, State::Empty { reason: SnapshotReason::Restored, known: None });
         }
+        Purpose::Snapshot(_) if went_back => SnapshotReason::Restored,
         Purpose::Snapshot(SnapshotReason::Compacted) if same => {
             return (Some(Ok(SourceEvent::Progress(position))), State::Listed { view, verified: true });
         }
