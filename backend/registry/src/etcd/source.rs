@@ -80,8 +80,14 @@ impl From<etcd_client::Error> for SourceError {
         if let etcd_client::Error::GRpcStatus(status) = &error
             && status.code() == tonic::Code::OutOfRange
         {
-            // `etcdserver: mvcc: required revision has been compacted` / `… is a future revision`
-            return if status.message().contains("compacted") { Self::Compacted(0) } else { Self::Future };
+            // `etcdserver: mvcc: required revision has been compacted` / `… is a future revision`. tonic says the same
+            // code of a message that is too large.
+            if status.message().contains("required revision has been compacted") {
+                return Self::Compacted(0);
+            }
+            if status.message().contains("required revision is a future revision") {
+                return Self::Future;
+            }
         }
         Self::Request(Box::new(error))
     }
@@ -282,6 +288,17 @@ fn progress_is_proof(version: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn out_of_range_is_told_apart_by_what_it_says() {
+        let error = |text: &str| SourceError::from(etcd_client::Error::GRpcStatus(tonic::Status::out_of_range(text)));
+        let compacted = error("etcdserver: mvcc: required revision has been compacted");
+        assert!(matches!(compacted, SourceError::Compacted(_)), "{compacted:?}");
+        let future = error("etcdserver: mvcc: required revision is a future revision");
+        assert!(matches!(future, SourceError::Future), "{future:?}");
+        let large = error("Error, decoded message length too large: found 5000000 bytes, the limit is: 4194304 bytes");
+        assert!(matches!(large, SourceError::Request(_)), "{large:?}");
+    }
 
     #[test]
     fn progress_is_trusted_from_the_versions_that_mended_it_on() {
