@@ -176,6 +176,14 @@ impl Registrar {
         Ok(Registration::start(self.tenure(instance)?, Phase::Writing, lost))
     }
 
+    /// Whether `instance` could be registered, without asking etcd.
+    ///
+    /// # Errors
+    /// [`RegisterError::Invalid`] and [`RegisterError::BadTtl`].
+    pub fn check(&self, instance: &ServiceInstance) -> Result<(), RegisterError> {
+        self.tenure(instance).map(drop)
+    }
+
     fn tenure(&self, instance: &ServiceInstance) -> Result<Tenure, RegisterError> {
         if let Some(ttl_s) = self.config.ttl_s
             && !(TTL_S_MIN..=TTL_S_MAX).contains(&ttl_s)
