@@ -73,9 +73,24 @@ impl Server {
 
     /// Any command of the program that listens.
     pub async fn of(command: Command) -> Self {
+        Self::of_logged(command, str::to_owned).await
+    }
+
+    /// Any command of the program that listens and logs JSON.
+    pub async fn of_logged_as_json(command: Command) -> Self {
+        let message = |line: &str| {
+            let line: Value = serde_json::from_str(line).unwrap_or_default();
+            let message = line.get("message").or_else(|| line.pointer("/fields/message"));
+            message.and_then(Value::as_str).unwrap_or_default().to_owned()
+        };
+        Self::of_logged(command, message).await
+    }
+
+    async fn of_logged(command: Command, message: impl Fn(&str) -> String) -> Self {
         let mut process = Process::start("rollcall", command, "build it: `cargo xtask build`").gently();
         let base = process
             .stderr_line("the server says where it listens", START_MAX, |line| {
+                let line = message(line);
                 let (_, address) = line.rsplit_once("listening on ")?;
                 address.starts_with("http://").then(|| address.trim().trim_end_matches('/').to_owned())
             })
@@ -85,8 +100,13 @@ impl Server {
 
     /// Waits until it knows its sources.
     pub async fn ready(&self) {
+        self.ready_at("").await;
+    }
+
+    /// Waits until it knows its sources, where all of it stands below a path.
+    pub async fn ready_at(&self, base_path: &str) {
         eventually("the server is ready", START_MAX, || async {
-            match http::try_send(self.http.get(format!("{}/readyz", self.origin()))).await {
+            match http::try_send(self.http.get(format!("{}{base_path}/readyz", self.origin()))).await {
                 Ok(answer) if answer.status == 200 => Ok(()),
                 other => Err(other),
             }

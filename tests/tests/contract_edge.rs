@@ -1,0 +1,190 @@
+//! Section 5 of the contract: who may ask what, and what the page may do.
+
+use reqwest::Method;
+use rollcall_tests::{Etcd, Process, Server, http, kratos, seconds, server::rollcall};
+use serde_json::json;
+
+fn extension(file: &str) -> &str {
+    file.rsplit_once('.').map_or("", |(_, extension)| extension)
+}
+
+fn draft(id: &str) -> String {
+    json!({"layout": "kratos", "ttl_s": null, "instance": {"id": id, "name": "a", "endpoints": ["http://h:1"]}})
+        .to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_known_hosts_are_answered() {
+    let etcd = Etcd::spawn().await;
+    let server = Server::start_with(&etcd, &["--allow-host", "rollcall.example"]).await;
+    let port = server.address().rsplit_once(':').unwrap().1.to_owned();
+    let status =
+        async |path: &str, host: &str| http::send(server.at_root(Method::GET, path).header("host", host)).await.status;
+    for path in ["/", "/services/a", "/api/v1/services", "/api/v1/events", "/api/v1/openapi.json", "/metrics"] {
+        let refused = status(path, "evil.example").await;
+        assert!([403, 421].contains(&refused), "{path} answered another host with {refused}");
+        let refused = status(path, &format!("evil.example:{port}")).await;
+        assert!([403, 421].contains(&refused), "{path} answered another host with {refused}");
+    }
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(status(path, "10.1.2.3:8080").await, 200, "{path} is asked by whoever runs it");
+    }
+    for host in ["localhost", "127.0.0.1", "[::1]", "rollcall.example"] {
+        for host in [host.to_owned(), format!("{host}:{port}")] {
+            assert_eq!(status("/api/v1/services", &host).await, 200, "{host}");
+        }
+    }
+    for host in ["localhost.evil.example", "127.0.0.1.evil.example", "evil-rollcall.example", "x.rollcall.example"] {
+        let refused = status("/api/v1/services", host).await;
+        assert!([403, 421].contains(&refused), "{host} got {refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_our_own_page_writes() {
+    let etcd = Etcd::spawn().await;
+    let server = Server::start_with(&etcd, &["--allow-origin", "http://friend.example"]).await;
+    let own = server.origin();
+    let post = async |id: &str, headers: &[(&str, &str)]| {
+        let mut request = server.request(Method::POST, "/instances").header("content-type", "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        http::send(request.body(draft(id))).await
+    };
+    for headers in [
+        &[("origin", "http://evil.example")][..],
+        &[("origin", "null")],
+        &[("sec-fetch-site", "cross-site")],
+        &[("sec-fetch-site", "same-site")],
+        &[("origin", "http://evil.example"), ("sec-fetch-site", "same-origin")],
+        &[("origin", "http://127.0.0.1:1")],
+    ] {
+        let answer = post("refused", headers).await;
+        assert_eq!(answer.status, 403, "{headers:?}: {}", answer.text());
+        answer.problem(403);
+    }
+    assert_eq!(etcd.keys("/microservices/").await, Vec::<String>::new());
+    for path in ["/instances?key=%2Fmicroservices%2Fa%2F1&mod_revision=1", "/leases/7b?keys=1"] {
+        let refused = http::send(server.request(Method::DELETE, path).header("origin", "http://evil.example")).await;
+        refused.problem(403);
+    }
+    for path in ["/leases/7b/keepalive", "/undo/token"] {
+        let refused = http::send(server.request(Method::POST, path).header("sec-fetch-site", "cross-site")).await;
+        refused.problem(403);
+    }
+    post("page", &[("origin", &own), ("sec-fetch-site", "same-origin")]).await.expect(201);
+    post("curl", &[]).await.expect(201);
+
+    let read = http::send(server.request(Method::GET, "/services").header("origin", "http://friend.example")).await;
+    assert_eq!((read.status, read.header("access-control-allow-origin")), (200, Some("http://friend.example")));
+    let read = http::send(server.request(Method::GET, "/services").header("origin", "http://evil.example")).await;
+    assert_eq!(read.header("access-control-allow-origin"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_runs_under_a_strict_policy() {
+    let etcd = Etcd::spawn().await;
+    let server = Server::start(&etcd).await;
+    for path in ["/", "/services/pay", "/services/a%2Fb?q=x", "/some/deep/link"] {
+        let page = server.page(path).await;
+        assert_eq!(page.status, 200, "{path}");
+        assert!(page.header("content-type").unwrap_or_default().starts_with("text/html"), "{path}");
+        let policy = page.header("content-security-policy").unwrap_or_else(|| panic!("{path} has no policy"));
+        for part in ["'self'", "'wasm-unsafe-eval'", "object-src 'none'", "frame-ancestors 'none'"] {
+            assert!(policy.contains(part), "{path}: no {part} in {policy}");
+        }
+        for part in ["'unsafe-inline'", "'unsafe-eval'", "*", "data:", "'nonce-", "'sha"] {
+            assert!(!policy.contains(part), "{path}: {part} in {policy}");
+        }
+        assert_eq!(page.header("x-content-type-options"), Some("nosniff"), "{path}");
+        let html = page.text();
+        assert!(!html.contains("<style") && !html.contains(" style=") && !html.contains(" onclick="), "{path}: inline");
+        let cache = page.header("cache-control").unwrap_or_default();
+        assert!(!cache.contains("immutable"), "{path} itself must not be cached for ever: {cache}");
+    }
+    let api = server.get("/services").await;
+    assert_eq!(api.header("x-content-type-options"), Some("nosniff"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hashed_files_are_cached_for_ever_and_come_small() {
+    let etcd = Etcd::spawn().await;
+    let server = Server::start(&etcd).await;
+    let html = server.page("/").await.text();
+    let files: Vec<String> = html
+        .split(['"', '\''])
+        .filter(|text| ["js", "wasm", "css"].contains(&extension(text)))
+        .map(|text| format!("/{}", text.trim_start_matches("./").trim_start_matches('/')))
+        .collect();
+    assert!(
+        files.iter().any(|file| extension(file) == "wasm") && files.iter().any(|file| extension(file) == "js"),
+        "{files:?}"
+    );
+    for file in files {
+        let plain = server.page(&file).await;
+        assert_eq!(plain.status, 200, "{file}");
+        assert!(plain.header("cache-control").unwrap_or_default().contains("immutable"), "{file}: {:?}", plain.headers);
+        assert_eq!(plain.header("x-content-type-options"), Some("nosniff"), "{file}");
+        let kind = plain.header("content-type").unwrap_or_default().to_owned();
+        if extension(&file) == "wasm" {
+            assert_eq!(kind, "application/wasm");
+        }
+        if extension(&file) == "js" {
+            assert!(kind.starts_with("text/javascript"), "{file}: {kind}");
+        }
+        let request = server.at_root(Method::GET, &file).header("accept-encoding", "gzip, br");
+        let small = http::send(request).await;
+        assert_eq!((small.status, small.header("content-encoding")), (200, Some("br")), "{file}");
+        assert!(small.body.len() < plain.body.len(), "{file}");
+        assert!(small.header("vary").unwrap_or_default().to_lowercase().contains("accept-encoding"), "{file}");
+    }
+    for missing in ["/missing.js", "/missing-0123456789abcdef_bg.wasm", "/a/b/missing.css"] {
+        assert_eq!(server.page(missing).await.status, 404, "{missing}");
+    }
+    assert!(!server.page("/../Cargo.toml").await.text().contains("[workspace]"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_of_it_can_stand_below_a_path() {
+    let etcd = Etcd::spawn().await;
+    let server = Server::launch(&etcd.url(), &["--base-path", "/rollcall"]).await;
+    server.ready_at("/rollcall").await;
+    etcd.put("/microservices/a/1", kratos("a", "1", "http://10.0.0.1:80")).await;
+    let services = server.page("/rollcall/api/v1/services").await.expect(200);
+    assert!(services["cursor"].is_string());
+    let page = server.page("/rollcall/").await;
+    assert_eq!(page.status, 200);
+    assert!(page.text().contains("<base href=\"/rollcall/\""), "{}", page.text());
+    assert_eq!(server.page("/rollcall/services/a").await.status, 200);
+    assert_eq!(server.page("/api/v1/services").await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_door_without_a_lock_is_refused() {
+    for address in ["0.0.0.0:0", "[::]:0"] {
+        let command = rollcall(["serve", "--endpoints", "http://127.0.0.1:1", "--listen", address]);
+        let mut process = Process::start("rollcall", command, "");
+        assert_eq!(process.ended(seconds(10)).await.code(), Some(2), "{address}");
+        let first = process.stderr().first().cloned().unwrap_or_default();
+        assert!(first.contains("loopback") || first.contains("authentication"), "{address}: {first}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_do_not_live_for_ever() {
+    use tokio::{io::AsyncReadExt as _, net::TcpStream, time::timeout};
+    let etcd = Etcd::spawn().await;
+    let server = Server::start(&etcd).await;
+    let mut silent = TcpStream::connect(server.address()).await.unwrap();
+    let mut end = [0; 256];
+    let closed = timeout(seconds(60), async {
+        loop {
+            match silent.read(&mut end).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+    });
+    assert!(closed.await.is_ok(), "a connection that never sent a request is still open");
+}
