@@ -96,13 +96,30 @@ pub struct WatchError {
 /// Where the watcher stands.
 enum State<W> {
     /// Nothing is known, or what is known is not to be built on.
-    Empty { reason: SnapshotReason, known: Option<View> },
+    Empty { reason: SnapshotReason, known: Option<Known> },
     /// A list is being read.
     Listing(Listing),
     /// A view is known, and no watch stands.
-    Listed { view: View, verified: bool },
+    Listed { known: Known, verified: bool },
     /// The watch stands.
     Watching(Box<Watching<W>>),
+}
+
+/// A view, and the cluster that it is of: after a restore into another one, all else may be the same.
+struct Known {
+    cluster: u64,
+    view: View,
+}
+
+impl Known {
+    fn revision(&self) -> Revision {
+        self.view.position().revision
+    }
+
+    /// Whether it is of the same keys, in every byte, of the same cluster.
+    fn is_same(&self, other: &Self) -> bool {
+        self.cluster == other.cluster && self.view.position().digest == other.view.position().digest
+    }
 }
 
 struct Listing {
@@ -112,7 +129,7 @@ struct Listing {
     from: Option<Bytes>,
     entries: Vec<Entry>,
     /// The view before, that a list which finds the same says nothing of.
-    known: Option<View>,
+    known: Option<Known>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -124,7 +141,7 @@ enum Purpose {
 }
 
 struct Watching<W> {
-    view: View,
+    known: Known,
     watch: W,
     /// Changes of the last revision so far, more of which is to come.
     fragments: Vec<EntryChange>,
@@ -178,18 +195,18 @@ async fn step<S: Source>(source: &S, state: State<S::Watch>) -> (Option<Item>, S
             (None, State::Listing(Listing { purpose, cluster: 0, at: None, from: None, entries: Vec::new(), known }))
         }
         State::Listing(listing) => list(source, listing).await,
-        State::Listed { view, verified: false } => {
-            let at = Some(view.position().revision);
-            let known = Some(view);
+        State::Listed { known, verified: false } => {
+            let at = Some(known.revision());
+            let known = Some(known);
             let purpose = Purpose::Verify;
             (None, State::Listing(Listing { purpose, cluster: 0, at, from: None, entries: Vec::new(), known }))
         }
-        State::Listed { view, verified: true } => match source.watch(view.position().revision + 1).await {
+        State::Listed { known, verified: true } => match source.watch(known.revision() + 1).await {
             Ok(watch) => {
                 let now = Instant::now();
-                let verify_at = now + anti_entropy_interval(&view);
+                let verify_at = now + anti_entropy_interval(&known.view);
                 let watching = Watching {
-                    view,
+                    known,
                     watch,
                     fragments: Vec::new(),
                     ready: VecDeque::new(),
@@ -199,7 +216,7 @@ async fn step<S: Source>(source: &S, state: State<S::Watch>) -> (Option<Item>, S
                 };
                 (None, State::Watching(Box::new(watching)))
             }
-            Err(source) => failed(Phase::Open, source, view),
+            Err(source) => failed(Phase::Open, source, known),
         },
         State::Watching(watching) => watch(source, watching).await,
     }
@@ -226,25 +243,25 @@ async fn list<S: Source>(source: &S, mut listing: Listing) -> (Option<Item>, Sta
         return (None, State::Listing(listing));
     }
     let Listing { purpose, cluster, at, entries, known, .. } = listing;
-    let view = View::new(at.unwrap_or_default(), &entries);
-    let position = view.position();
-    let same = known.as_ref().is_some_and(|known| known.position().digest == position.digest);
+    let listed = Known { cluster, view: View::new(at.unwrap_or_default(), &entries) };
+    let position = listed.view.position();
+    let same = known.as_ref().is_some_and(|known| known.is_same(&listed));
     // Nothing moves the revision back but a restore, whatever the view.
-    let went_back = known.is_some_and(|known| known.position().revision > position.revision);
+    let went_back = known.is_some_and(|known| known.revision() > position.revision);
     let reason = match purpose {
-        Purpose::Verify if same => return (None, State::Listed { view, verified: true }),
+        Purpose::Verify if same => return (None, State::Listed { known: listed, verified: true }),
         Purpose::Verify => {
             // etcd has another history. Its state at the old revision is of no use to anybody: list it as of now.
             return (None, State::Empty { reason: SnapshotReason::Restored, known: None });
         }
         Purpose::Snapshot(_) if went_back => SnapshotReason::Restored,
         Purpose::Snapshot(SnapshotReason::Compacted) if same => {
-            return (Some(Ok(SourceEvent::Progress(position))), State::Listed { view, verified: true });
+            return (Some(Ok(SourceEvent::Progress(position))), State::Listed { known: listed, verified: true });
         }
         Purpose::Snapshot(reason) => reason,
     };
     let event = SourceEvent::Snapshot { reason, cluster, position, entries };
-    (Some(Ok(event)), State::Listed { view, verified: true })
+    (Some(Ok(event)), State::Listed { known: listed, verified: true })
 }
 
 fn list_failed<W>(error: SourceError, listing: Listing) -> (Option<Item>, State<W>) {
@@ -259,7 +276,7 @@ fn list_failed<W>(error: SourceError, listing: Listing) -> (Option<Item>, State<
         (Purpose::Verify, source) => {
             let error = WatchError { phase: Phase::Verify, source };
             let state = match known {
-                Some(view) => State::Listed { view, verified: false },
+                Some(known) => State::Listed { known, verified: false },
                 None => State::Empty { reason: SnapshotReason::Connected, known: None },
             };
             (Some(Err(error)), state)
@@ -272,11 +289,11 @@ fn list_failed<W>(error: SourceError, listing: Listing) -> (Option<Item>, State<
 }
 
 /// What follows a failure while a view is known.
-fn failed<W>(phase: Phase, source: SourceError, view: View) -> (Option<Item>, State<W>) {
+fn failed<W>(phase: Phase, source: SourceError, known: Known) -> (Option<Item>, State<W>) {
     if let SourceError::Compacted(_) = source {
-        return (None, State::Empty { reason: SnapshotReason::Compacted, known: Some(view) });
+        return (None, State::Empty { reason: SnapshotReason::Compacted, known: Some(known) });
     }
-    (Some(Err(WatchError { phase, source })), State::Listed { view, verified: false })
+    (Some(Err(WatchError { phase, source })), State::Listed { known, verified: false })
 }
 
 async fn watch<S: Source>(source: &S, mut watching: Box<Watching<S::Watch>>) -> (Option<Item>, State<S::Watch>) {
@@ -295,7 +312,7 @@ async fn watch<S: Source>(source: &S, mut watching: Box<Watching<S::Watch>>) -> 
             watching.take_in(answer);
             (None, State::Watching(watching))
         }
-        Err(error) => failed(Phase::Watch, error, watching.view),
+        Err(error) => failed(Phase::Watch, error, watching.known),
     }
 }
 
@@ -306,28 +323,28 @@ async fn tick<S: Source>(source: &S, mut watching: Box<Watching<S::Watch>>) -> (
     watching.heard_at += now.duration_since(watching.tick_at);
     if now.duration_since(watching.heard_at) > SILENCE_MAX {
         watching.watch.blame();
-        return failed(Phase::Watch, SourceError::Timeout(SILENCE_MAX), watching.view);
+        return failed(Phase::Watch, SourceError::Timeout(SILENCE_MAX), watching.known);
     }
     watching.tick_at = now + PROGRESS_INTERVAL;
     // A queue of requests that nobody takes is one more way to be silent: it must not hold the clock up.
     match tokio::time::timeout(PROGRESS_INTERVAL, watching.watch.request_progress()).await {
-        Ok(Err(error)) => return failed(Phase::Watch, error, watching.view),
+        Ok(Err(error)) => return failed(Phase::Watch, error, watching.known),
         Ok(Ok(())) | Err(_) => {}
     }
     if now >= watching.verify_at && watching.fragments.is_empty() {
-        watching.verify_at = now + anti_entropy_interval(&watching.view);
-        match history_changed(source, &watching.view).await {
+        watching.verify_at = now + anti_entropy_interval(&watching.known.view);
+        match history_changed(source, &watching.known).await {
             Ok(true) => return (None, State::Empty { reason: SnapshotReason::Restored, known: None }),
             Ok(false) => {}
-            Err(error) => return failed(Phase::Verify, error, watching.view),
+            Err(error) => return failed(Phase::Verify, error, watching.known),
         }
     }
     (None, State::Watching(watching))
 }
 
-/// Whether etcd's history is another one than that which made `view`.
-async fn history_changed<S: Source>(source: &S, view: &View) -> Result<bool, SourceError> {
-    let at = view.position().revision;
+/// Whether etcd's history is another one than that which made what is known.
+async fn history_changed<S: Source>(source: &S, known: &Known) -> Result<bool, SourceError> {
+    let at = known.revision();
     let mut entries = Vec::new();
     let mut from = None;
     loop {
@@ -335,7 +352,8 @@ async fn history_changed<S: Source>(source: &S, view: &View) -> Result<bool, Sou
             Ok(page) => {
                 entries.extend(page.entries);
                 if page.next.is_none() {
-                    return Ok(View::new(at, &entries).position().digest != view.position().digest);
+                    let listed = Known { cluster: page.cluster, view: View::new(at, &entries) };
+                    return Ok(!listed.is_same(known));
                 }
                 from = page.next;
             }
@@ -353,8 +371,8 @@ impl<W: Watch> Watching<W> {
             WatchAnswer::Created => self.ready.push_back(SourceEvent::Opened),
             WatchAnswer::Progress(revision) => {
                 if self.watch.progress_is_proof() && self.fragments.is_empty() {
-                    self.view.advance(revision);
-                    self.ready.push_back(SourceEvent::Progress(self.view.position()));
+                    self.known.view.advance(revision);
+                    self.ready.push_back(SourceEvent::Progress(self.known.view.position()));
                 } else {
                     self.ready.push_back(SourceEvent::Heard);
                 }
@@ -380,9 +398,9 @@ impl<W: Watch> Watching<W> {
             while let Some(change) = changes.next_if(|change| change.revision() == revision) {
                 together.push(change);
             }
-            if revision > self.view.position().revision {
-                self.view.apply(revision, &mut together);
-                self.ready.push_back(SourceEvent::Delta { position: self.view.position(), changes: together });
+            if revision > self.known.view.position().revision {
+                self.known.view.apply(revision, &mut together);
+                self.ready.push_back(SourceEvent::Delta { position: self.known.view.position(), changes: together });
             }
         }
     }
