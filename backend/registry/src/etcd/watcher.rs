@@ -150,6 +150,8 @@ struct Watching<W> {
     heard_at: Instant,
     tick_at: Instant,
     verify_at: Instant,
+    /// Where the view stood when the last comparison found that etcd's present differs.
+    differed_at: Option<Revision>,
 }
 
 type Item = Result<SourceEvent, WatchError>;
@@ -213,6 +215,7 @@ async fn step<S: Source>(source: &S, state: State<S::Watch>) -> (Option<Item>, S
                     heard_at: now,
                     tick_at: now,
                     verify_at,
+                    differed_at: None,
                 };
                 (None, State::Watching(Box::new(watching)))
             }
@@ -333,35 +336,60 @@ async fn tick<S: Source>(source: &S, mut watching: Box<Watching<S::Watch>>) -> (
     }
     if now >= watching.verify_at && watching.fragments.is_empty() {
         watching.verify_at = now + anti_entropy_interval(&watching.known.view);
-        match history_changed(source, &watching.known).await {
-            Ok(true) => return (None, State::Empty { reason: SnapshotReason::Restored, known: None }),
-            Ok(false) => {}
+        let revision = watching.known.revision();
+        match compare(source, &watching.known).await {
+            Ok(Comparison::Same) => watching.differed_at = None,
+            Ok(Comparison::OtherHistory) => {
+                return (None, State::Empty { reason: SnapshotReason::Restored, known: None });
+            }
+            // What differs may be on its way through the watch; but not for a whole round without a word of it.
+            Ok(Comparison::OtherPresent) if watching.differed_at == Some(revision) => {
+                return (None, State::Empty { reason: SnapshotReason::Compacted, known: Some(watching.known) });
+            }
+            Ok(Comparison::OtherPresent) => watching.differed_at = Some(revision),
             Err(error) => return failed(Phase::Verify, error, watching.known),
         }
     }
     (None, State::Watching(watching))
 }
 
-/// Whether etcd's history is another one than that which made what is known.
-async fn history_changed<S: Source>(source: &S, known: &Known) -> Result<bool, SourceError> {
-    let at = known.revision();
+/// How etcd's keys compare with what is known.
+enum Comparison {
+    /// They are the same.
+    Same,
+    /// They are others at the same revision.
+    OtherHistory,
+    /// That revision is compacted, and now they are others.
+    OtherPresent,
+}
+
+async fn compare<S: Source>(source: &S, known: &Known) -> Result<Comparison, SourceError> {
+    let (listed, other) = match list_whole(source, Some(known.revision())).await {
+        Err(SourceError::Compacted(_)) => (list_whole(source, None).await, Comparison::OtherPresent),
+        listed => (listed, Comparison::OtherHistory),
+    };
+    match listed {
+        Ok(listed) if listed.is_same(known) => Ok(Comparison::Same),
+        Ok(_) => Ok(other),
+        Err(SourceError::Future) => Ok(Comparison::OtherHistory),
+        // Compacted once more between two pages: the next round may be luckier.
+        Err(SourceError::Compacted(_)) => Ok(Comparison::Same),
+        Err(error) => Err(error),
+    }
+}
+
+/// All pages of a list at one revision.
+async fn list_whole<S: Source>(source: &S, mut at: Option<Revision>) -> Result<Known, SourceError> {
     let mut entries = Vec::new();
     let mut from = None;
     loop {
-        match source.list(from, Some(at)).await {
-            Ok(page) => {
-                entries.extend(page.entries);
-                if page.next.is_none() {
-                    let listed = Known { cluster: page.cluster, view: View::new(at, &entries) };
-                    return Ok(!listed.is_same(known));
-                }
-                from = page.next;
-            }
-            Err(SourceError::Future) => return Ok(true),
-            // Nothing to compare with; what changed meanwhile is on its way through the watch.
-            Err(SourceError::Compacted(_)) => return Ok(false),
-            Err(error) => return Err(error),
+        let page = source.list(from, at).await?;
+        let revision = *at.get_or_insert(page.store_revision);
+        entries.extend(page.entries);
+        if page.next.is_none() {
+            return Ok(Known { cluster: page.cluster, view: View::new(revision, &entries) });
         }
+        from = page.next;
     }
 }
 
