@@ -32,6 +32,10 @@ pub fn build(machine: &mut Machine) -> Outcome<()> {
     if stamp.exists() {
         fs::remove_file(&stamp).map_err(|error| at(&stamp, &error))?;
     }
+    // Trunk is kept from the network, lest it take tools of its own choice; so what the page is made of comes first.
+    let mut fetch = machine.cargo();
+    fetch.args(["fetch", "--locked"]);
+    step::run("cargo fetch", fetch)?;
     let mut trunk = machine.command("trunk");
     trunk.args(["build", "--release", "--offline", "--locked"]);
     // Trunk reads this variable as one of its own flags and takes nothing but true and false.
