@@ -330,9 +330,9 @@ async fn tick<S: Source>(source: &S, mut watching: Box<Watching<S::Watch>>) -> (
     }
     watching.tick_at = now + PROGRESS_INTERVAL;
     // A queue of requests that nobody takes is one more way to be silent: it must not hold the clock up.
-    match tokio::time::timeout(PROGRESS_INTERVAL, watching.watch.request_progress()).await {
-        Ok(Err(error)) => return failed(Phase::Watch, error, watching.known),
-        Ok(Ok(())) | Err(_) => {}
+    let asking = tokio::time::timeout(PROGRESS_INTERVAL, watching.watch.request_progress()).await;
+    if let Ok(Err(error)) = asking {
+        return failed(Phase::Watch, error, watching.known);
     }
     if now >= watching.verify_at && watching.fragments.is_empty() {
         watching.verify_at = now + anti_entropy_interval(&watching.known.view);

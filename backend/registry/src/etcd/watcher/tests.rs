@@ -464,7 +464,7 @@ async fn progress_that_may_overtake_events_moves_nothing() {
 async fn a_silent_watch_is_given_up_and_blamed() {
     let source = Scripted::with_keys(4);
     let mut reader = Reader::caught_up(&source).await;
-    reader.for_the_next(Duration::from_secs(60)).await;
+    reader.for_the_next(Duration::from_mins(1)).await;
     assert_eq!(source.model().blamed, 0, "a quiet watch is no silent one");
     source.change(|etcd| {
         etcd.silent = true;

@@ -37,6 +37,7 @@ struct Revised {
 }
 
 /// etcd, as far as a watcher can see.
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own that tests set")]
 pub struct Model {
     pub cluster: u64,
     pub compacted: Revision,
@@ -83,7 +84,7 @@ pub fn delete(key: &str) -> (String, Option<(String, i64)>) {
 
 impl Model {
     pub fn revision(&self) -> Revision {
-        self.history.len() as Revision - 1
+        Revision::try_from(self.history.len()).unwrap() - 1
     }
 
     /// The keys of the source at `revision`; `None` where this history has no such revision.
