@@ -41,6 +41,11 @@ impl Browser {
 
     /// Opens a page of the dashboard of `server`.
     pub async fn open_at(server: &Server, path: &str) -> Self {
+        Self::open_url(&format!("{}{path}", server.origin())).await
+    }
+
+    /// Opens any page.
+    pub async fn open_url(url: &str) -> Self {
         let port = free_port();
         let mut command = Command::new("chromedriver");
         command.arg(format!("--port={port}"));
@@ -85,7 +90,7 @@ impl Browser {
             .unwrap_or_else(|error| panic!("Chromium could not be started: {error}; {INSTALL}"));
         let session = client.session_id().await.ok().flatten().expect("a session that started has an id");
         let browser = Self { client, driver_url, session, profile, _driver: driver };
-        browser.goto(&format!("{}{path}", server.origin())).await;
+        browser.goto(url).await;
         browser
     }
 
@@ -208,13 +213,17 @@ impl Browser {
 
     /// Fails where the page broke its policy, or said that something is wrong.
     pub async fn has_clean_console(&self) {
-        let bad: Vec<String> = self
-            .console()
-            .await
+        let bad = self.complaints().await;
+        assert!(bad.is_empty(), "the browser's console: {bad:#?}");
+    }
+
+    /// The lines of the console that say that something is wrong, since it was asked last.
+    pub async fn complaints(&self) -> Vec<String> {
+        let lines = self.console().await;
+        lines
             .into_iter()
             .filter(|line| line.starts_with("\"SEVERE\"") || line.contains("Content Security Policy"))
-            .collect();
-        assert!(bad.is_empty(), "the browser's console: {bad:#?}");
+            .collect()
     }
 
     /// Closes it in good order.

@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions};
-use rollcall_tests::{Etcd, FaultProxy, eventually, process, seconds};
-use tokio::time::timeout;
+use rollcall_tests::{Browser, Etcd, FaultProxy, eventually, process, seconds};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    time::timeout,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_etcd_keeps_its_keys_over_a_restart_and_ends_with_its_test() {
@@ -65,4 +69,35 @@ async fn the_proxy_stalls_severs_and_heals() {
     assert!(answers().await.is_err(), "a severed line carried an answer");
     proxy.heal();
     eventually("a line that was severed carries again", seconds(10), answers).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_finds_clicks_and_tells_of_a_broken_policy() {
+    const PAGE: &str = "<!doctype html><link rel=icon href='data:,'><div id=area><button aria-label='Deregister 1'>x</button>\
+        </div><input name=word><p style='color:red' data-testid=text>some text</p>";
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).await;
+                let head = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n\
+                    Content-Security-Policy: default-src 'self'; img-src data:\r\n";
+                let answer = format!("{head}Content-Length: {}\r\n\r\n{PAGE}", PAGE.len());
+                stream.write_all(answer.as_bytes()).await
+            });
+        }
+    });
+    let browser = Browser::open_url(&url).await;
+    browser.click_button("#area", "Deregister").await;
+    browser.fill("word", "typed").await;
+    let typed = browser.script("return document.querySelector('input').value", vec![]).await;
+    assert_eq!(typed, "typed");
+    browser.text_that("the text", "[data-testid=text]", seconds(5), |text| text == "some text").await;
+    let complaints = browser.complaints().await;
+    assert!(complaints.iter().any(|line| line.contains("Content Security Policy")), "{complaints:?}");
+    browser.has_clean_console().await;
+    browser.close().await;
 }
