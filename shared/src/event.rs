@@ -36,7 +36,7 @@ pub struct Snapshot {
 }
 
 /// Why a reader gets a snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SnapshotReason {
     /// It is new here, or the source is new to it.
@@ -124,7 +124,7 @@ pub struct Cause {
 }
 
 /// The causes an instance's leaving can have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CauseKind {
     /// The key was deleted while its lease lived on.

@@ -94,6 +94,22 @@ impl LeaseBook {
         }
     }
 
+    /// Counts anew: `leases` names the lease of each key. Answers about leases that stay are kept.
+    pub fn recount(&mut self, leases: impl IntoIterator<Item = LeaseId>, now: Instant) {
+        for held in self.held.values_mut() {
+            held.keys = 0;
+        }
+        for lease in leases {
+            self.hold(lease, now);
+        }
+        self.held.retain(|lease, held| {
+            if held.keys == 0 {
+                self.due.remove(&(held.due_at, *lease));
+            }
+            held.keys > 0
+        });
+    }
+
     /// The lease to ask now; it is due again after [`SAMPLE_INTERVAL_MIN`] if no answer is recorded.
     pub fn take_due(&mut self, now: Instant) -> Option<LeaseId> {
         let &(due_at, lease) = self.due.first()?;
@@ -133,6 +149,11 @@ impl LeaseBook {
     /// Every lease with its last answer.
     pub fn samples(&self) -> impl Iterator<Item = (LeaseId, LeaseSample)> {
         self.held.iter().filter_map(|(lease, held)| Some((*lease, held.sample?)))
+    }
+
+    /// Whether a key is on `lease`.
+    pub fn holds(&self, lease: LeaseId) -> bool {
+        self.held.contains_key(&lease)
     }
 
     /// The number of leases in use.

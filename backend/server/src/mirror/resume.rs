@@ -1,0 +1,88 @@
+//! What a cursor is worth here: for each source, from where its reader goes on, or why it cannot.
+
+use rollcall_shared::{Cursor, CursorError, SnapshotReason, SourcePosition};
+
+use super::Mirror;
+
+/// How a reader that comes with a cursor goes on.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// The sources that go on from the ring.
+    pub resumed: Vec<Resumed>,
+    /// The sources that need a snapshot, and why.
+    pub missing: Vec<(usize, SnapshotReason)>,
+    /// The sources whose history since the cursor has left the ring, with the cursor's position.
+    pub older: Vec<(usize, SourcePosition)>,
+    /// The sources in which this server lags behind the cursor, with the cursor's position.
+    pub ahead: Vec<(usize, SourcePosition)>,
+}
+
+/// A source that goes on from the ring.
+#[derive(Debug, Clone, Copy)]
+pub struct Resumed {
+    /// The source's number.
+    pub source: usize,
+    /// Where the reader stands.
+    pub known: SourcePosition,
+    /// The first frame that the reader does not know.
+    pub from: u64,
+}
+
+impl Mirror {
+    /// What `cursor` is worth now; `None` until every source stands.
+    pub fn plan(&self, cursor: &Result<Cursor, CursorError>) -> Option<Plan> {
+        let state = self.state();
+        let positions = state.positions()?;
+        let mut plan = Plan::default();
+        let cursor = match cursor {
+            Ok(cursor) if cursor.cluster == state.cluster => cursor,
+            _ => {
+                let missing = (0..positions.len()).map(|source| (source, SnapshotReason::UnknownCursor));
+                return Some(Plan { missing: missing.collect(), ..plan });
+            }
+        };
+        for (index, now) in positions.iter().enumerate() {
+            let Some(&known) = cursor.sources.get(&state.sources[index].id) else {
+                plan.missing.push((index, SnapshotReason::Connected));
+                continue;
+            };
+            if known.digest == now.digest && known.revision >= now.revision {
+                // The very view that stands here, seen through a progress that has not come here yet.
+                plan.resumed.push(Resumed { source: index, known, from: state.ring.end() });
+            } else if let Some(from) = state.ring.after(index, known)
+                && known.revision <= now.revision
+            {
+                plan.resumed.push(Resumed { source: index, known, from });
+            } else if known.revision > now.revision {
+                plan.ahead.push((index, known));
+            } else if known.revision < state.ring.base(index).revision {
+                plan.older.push((index, known));
+            } else {
+                // The ring knows the view at that revision, and it was another one.
+                plan.missing.push((index, SnapshotReason::Restored));
+            }
+        }
+        Some(plan)
+    }
+
+    /// The frames' sequence from which a reader goes on whose view of `source` is the ring's oldest one, whatever
+    /// revision it stands at; `None` where it is another view.
+    pub fn same_as_oldest(&self, source: usize, known: SourcePosition) -> Option<u64> {
+        let state = self.state();
+        (state.ring.base(source).digest == known.digest).then(|| state.ring.start())
+    }
+
+    /// Where `source` stood before the frame `sequence`; `None` where it has left the ring.
+    pub fn position_before(&self, source: usize, sequence: u64) -> Option<SourcePosition> {
+        let state = self.state();
+        (sequence >= state.ring.start()).then(|| state.ring.position_before(source, sequence))
+    }
+
+    /// The cursor of a reader that stands at `positions`, which are in the mirror's order.
+    pub fn cursor_at(&self, positions: &[Option<SourcePosition>]) -> String {
+        let state = self.state();
+        let sources = state.sources.iter().zip(positions);
+        let sources = sources.filter_map(|(source, position)| Some((source.id, (*position)?))).collect();
+        Cursor { cluster: state.cluster, sources }.encode()
+    }
+}

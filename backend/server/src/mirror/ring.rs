@@ -1,0 +1,127 @@
+//! The newest frames, bounded in bytes, and where each source stood before the oldest of them.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use rollcall_shared::{Cause, SourcePosition};
+
+use super::{
+    Reading,
+    frame::{Frame, FrameKind},
+};
+
+/// How many bytes of frames are kept for readers that are behind or come back.
+pub const RING_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// What a frame costs beside its encoded bytes: its decoded form, roughly as large, and what holds both.
+const FRAME_OVERHEAD_BYTES: usize = 512;
+
+/// The ring.
+#[derive(Default)]
+pub struct Ring {
+    frames: VecDeque<Arc<Frame>>,
+    start: u64,
+    bytes: usize,
+    /// Where each source stood before the oldest frame.
+    base: Vec<SourcePosition>,
+}
+
+fn cost(frame: &Frame) -> usize {
+    frame.bytes.len() * 2 + FRAME_OVERHEAD_BYTES
+}
+
+impl Ring {
+    /// Begins where every source stands for the first time.
+    pub fn begin(&mut self, base: Vec<SourcePosition>) {
+        self.base = base;
+    }
+
+    /// The sequence number of the oldest frame.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// The sequence number that the next frame gets.
+    pub fn end(&self) -> u64 {
+        self.start + self.frames.len() as u64
+    }
+
+    /// The bytes it holds.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes in a frame about source number `source`, after which it stands at `position` and everybody at `cursor`.
+    pub fn push(&mut self, source: usize, position: SourcePosition, kind: FrameKind, cursor: String) {
+        let frame = Frame::new(self.end(), source, position, kind, cursor);
+        self.bytes += cost(&frame);
+        self.frames.push_back(Arc::new(frame));
+        while self.bytes > RING_BYTES_MAX && self.frames.len() > 1 {
+            let oldest = self.frames.pop_front().expect("there are two at the least");
+            self.bytes -= cost(&oldest);
+            self.start += 1;
+            if !matches!(oldest.kind, FrameKind::Cause { .. }) {
+                self.base[oldest.source] = oldest.position;
+            }
+        }
+    }
+
+    /// Takes in why a key of `service` left.
+    pub fn push_cause(&mut self, service: String, cause: Cause) {
+        let kind = FrameKind::Cause { service, cause };
+        self.push(0, SourcePosition::default(), kind, String::new());
+    }
+
+    /// What stands from `position` on, up to `bytes_max` of encoded bytes and one frame at the least.
+    pub fn read(&self, position: u64, bytes_max: usize) -> Reading {
+        let Some(skip) = position.checked_sub(self.start) else { return Reading::Lagged };
+        let skip = usize::try_from(skip).unwrap_or(usize::MAX).min(self.frames.len());
+        let mut bytes = 0;
+        let mut frames = Vec::new();
+        for frame in self.frames.range(skip..) {
+            if !frames.is_empty() && bytes + frame.bytes.len() > bytes_max {
+                break;
+            }
+            bytes += frame.bytes.len();
+            frames.push(Arc::clone(frame));
+        }
+        if frames.is_empty() { Reading::UpToDate } else { Reading::Frames(frames) }
+    }
+
+    /// Where source number `source` stood before the oldest frame.
+    pub fn base(&self, source: usize) -> SourcePosition {
+        self.base[source]
+    }
+
+    /// Where source number `source` stood before the frame `sequence`.
+    pub fn position_before(&self, source: usize, sequence: u64) -> SourcePosition {
+        let earlier = self.frames.iter().rev().find(|frame| {
+            frame.sequence < sequence && frame.source == source && !matches!(frame.kind, FrameKind::Cause { .. })
+        });
+        earlier.map_or(self.base[source], |frame| frame.position)
+    }
+
+    /// From which frame on a reader goes on that knows `source` as of `known`; `None` where the ring does not tell.
+    ///
+    /// A position holds from the frame that made it until the source's next change, so that a revision which only
+    /// progress went through is found too; the digest must be that of the view there.
+    pub fn after(&self, source: usize, known: SourcePosition) -> Option<u64> {
+        let mut next: Option<&Frame> = None;
+        let about_source =
+            |frame: &&Arc<Frame>| frame.source == source && !matches!(frame.kind, FrameKind::Cause { .. });
+        let before_next = |next: Option<&Frame>| match next {
+            Some(Frame { kind: FrameKind::Changed { .. }, position, .. }) => known.revision < position.revision,
+            _ => true,
+        };
+        for frame in self.frames.iter().rev().filter(about_source) {
+            if stands(frame.position, known) && before_next(next) {
+                return Some(frame.sequence + 1);
+            }
+            next = Some(frame);
+        }
+        (stands(self.base[source], known) && before_next(next)).then_some(self.start)
+    }
+}
+
+fn stands(position: SourcePosition, known: SourcePosition) -> bool {
+    position.digest == known.digest && position.revision <= known.revision
+}

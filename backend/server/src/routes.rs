@@ -1,0 +1,101 @@
+//! The route list, which reads as a table, and the layers around it.
+
+mod ask;
+mod read;
+mod stream;
+mod write;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{HeaderName, HeaderValue, Method, header},
+    middleware::{from_fn, from_fn_with_state},
+    response::Response,
+    routing::{delete, get, post},
+};
+use rollcall_shared::api::API;
+use tower_http::{
+    compression::CompressionLayer,
+    cors::{AllowOrigin, CorsLayer},
+    csrf::CsrfLayer,
+    set_header::SetResponseHeaderLayer,
+};
+
+use crate::{
+    assets::Assets,
+    guard::{Guard, guard},
+    kept::KeptLeases,
+    problem::problems_only,
+    sse::Context,
+    undo::UndoBook,
+};
+
+/// What the page may load: its own files, and nothing that stands in the page itself.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; \
+    img-src 'self'; connect-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'; \
+    frame-ancestors 'none'";
+
+/// What handlers share.
+pub struct App {
+    /// The mirror, the connection, the counts and the end.
+    pub context: Context,
+    /// What can be undone.
+    pub undo: UndoBook,
+    /// The leases that this server renews.
+    pub kept: KeptLeases,
+    /// The page.
+    pub assets: Assets,
+}
+
+/// What stands around the routes.
+pub struct Edge {
+    /// Who may ask.
+    pub guard: Guard,
+    /// Which other pages may read.
+    pub allow_origins: Vec<HeaderValue>,
+    /// Below which path everything stands; empty for none.
+    pub base_path: String,
+}
+
+/// Every route.
+pub fn router(app: Arc<App>, edge: Edge) -> Router {
+    let api = Router::new()
+        .route("/services", get(read::services))
+        .route("/services/{service}", get(read::service))
+        .route("/instances", get(read::instances).post(write::register).delete(write::deregister))
+        .route("/instances/raw", get(read::raw))
+        .route("/leases/{id}", get(read::lease).merge(delete(write::revoke)))
+        .route("/leases/{id}/keepalive", post(write::keep_alive))
+        .route("/undo/{token}", post(write::undo))
+        .route("/events", get(stream::events))
+        .route("/openapi.json", get(read::openapi));
+    let guarded = Router::new()
+        .nest(API, api)
+        .route("/metrics", get(read::metrics))
+        .fallback(page)
+        .layer(CsrfLayer::new())
+        .layer(
+            CorsLayer::new()
+                .allow_methods([Method::GET, Method::HEAD])
+                .allow_origin(AllowOrigin::list(edge.allow_origins)),
+        )
+        .layer(from_fn_with_state(Arc::new(edge.guard), guard));
+    let open = Router::new().route("/healthz", get(read::healthz)).route("/readyz", get(read::readyz));
+    let all = guarded.merge(open).with_state(app);
+    let all = if edge.base_path.is_empty() { all } else { Router::new().nest(&edge.base_path, all) };
+    all.layer(from_fn(problems_only))
+        .layer(CompressionLayer::new().gzip(true).br(true).quality(tower_http::CompressionLevel::Fastest))
+        .layer(header_always(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY))
+        .layer(header_always(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .layer(header_always(header::REFERRER_POLICY, "no-referrer"))
+}
+
+fn header_always(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
+    SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
+}
+
+async fn page(State(app): State<Arc<App>>, request: Request) -> Response {
+    app.assets.serve(request.method(), request.uri(), request.headers())
+}

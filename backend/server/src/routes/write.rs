@@ -1,0 +1,253 @@
+//! What changes etcd. Nothing is written where an error is answered, and nothing outside the sources is touched.
+
+use std::sync::Arc;
+
+use axum::{
+    Json as Answer,
+    extract::{Path, State},
+    http::StatusCode,
+};
+use bytes::Bytes;
+use etcd_client::{Compare, CompareOp, DeleteOptions, PutOptions, Txn, TxnOp, TxnOpResponse, proto::PbKeyValue};
+use rollcall_registry::etcd::{connect::REQUEST_TIMEOUT, entry::Entry, lease};
+use rollcall_shared::{
+    LeaseId, Record,
+    api::{DeregisterAnswer, KeepAlive, LeaseAnswer, RegisterAnswer, RevokeAnswer},
+};
+
+use super::{
+    App,
+    ask::{Json, Query, lease_id, required_key},
+};
+use crate::{
+    problem::Failure,
+    register::{self, Registering},
+};
+
+type Created<T> = (StatusCode, Answer<T>);
+
+/// `POST /instances`.
+pub async fn register(State(app): State<Arc<App>>, Json(body): Json) -> Result<Created<RegisterAnswer>, Failure> {
+    let request = register::read(&body).map_err(Failure::unprocessable)?;
+    let registering = register::plan(&request, app.context.mirror.sources()).map_err(Failure::unprocessable)?;
+    app.etcd().await?;
+    let lease = match request.ttl_s {
+        None => None,
+        Some(ttl_s) => Some(lease::grant(&app.context.connection, ttl_s).await?),
+    };
+    match app.put_new(&registering, lease.map(|(lease, _)| lease)).await {
+        Ok(record) => {
+            if let (Some((lease, granted_ttl_s)), Some(KeepAlive::Server)) = (lease, request.keep_alive) {
+                app.kept.keep(lease, granted_ttl_s);
+            }
+            app.written("register", &record.key, record.mod_revision);
+            let answer = RegisterAnswer { lease: record.lease, record };
+            Ok((StatusCode::CREATED, Answer(answer)))
+        }
+        Err(failure) => {
+            if let Some((lease, _)) = lease {
+                // Whatever became of the key goes with its lease; where this fails too, both run out.
+                let connection = app.context.connection.clone();
+                tokio::spawn(async move { lease::revoke(&connection, lease).await });
+            }
+            Err(failure.into())
+        }
+    }
+}
+
+/// `DELETE /instances`.
+pub async fn deregister(State(app): State<Arc<App>>, query: Query) -> Result<Answer<DeregisterAnswer>, Failure> {
+    let key = required_key(&query)?;
+    app.source(key)?;
+    let Some(mod_revision) = query.number::<i64>("mod_revision")? else {
+        let detail = "mod_revision is missing: it says which revision of the key was looked at";
+        return Err(Failure::new(StatusCode::PRECONDITION_REQUIRED, detail));
+    };
+    if mod_revision < 1 {
+        return Err(Failure::bad_request("mod_revision is 1 or more"));
+    }
+    let txn = Txn::new()
+        .when([Compare::mod_revision(key, CompareOp::Equal, mod_revision)])
+        .and_then([TxnOp::delete(key, Some(DeleteOptions::new().with_prev_key()))])
+        .or_else([TxnOp::get(key, None)]);
+    let outcome = app.txn(txn).await?;
+    let found = outcome.found.map(|entry| (app.context.mirror.decode(&entry), entry));
+    match (outcome.succeeded, found) {
+        (true, Some((Some(record), entry))) => {
+            app.written("deregister", key, outcome.revision);
+            let undo = app.undo.remember(entry);
+            Ok(Answer(DeregisterAnswer { deleted: Arc::new(record), undo }))
+        }
+        (false, Some((record, entry))) => {
+            let detail = format!("{key:?} has changed: it stands at revision {} now", entry.mod_revision);
+            Err(Failure::conflict(detail, record.map(Arc::new)))
+        }
+        _ => Err(Failure::not_found(format!("nothing stands under {key:?}: it is gone already"))),
+    }
+}
+
+/// `POST /undo/{token}`.
+pub async fn undo(State(app): State<Arc<App>>, Path(token): Path<String>) -> Result<Created<RegisterAnswer>, Failure> {
+    let gone = |detail: &str| Failure::new(StatusCode::GONE, detail);
+    let entry = app.undo.recall(&token);
+    let entry =
+        entry.ok_or_else(|| gone("this can no longer be undone: it was over a minute ago, or at another server"))?;
+    let key = String::from_utf8_lossy(&entry.key).into_owned();
+    let source = app.source(&key)?.clone();
+    let lease = LeaseId::from_etcd(entry.lease);
+    let registering = Registering { source, key, value: entry.value };
+    match app.put_new(&registering, lease).await {
+        Ok(record) => {
+            app.written("undo", &record.key, record.mod_revision);
+            Ok((StatusCode::CREATED, Answer(RegisterAnswer { lease: record.lease, record })))
+        }
+        Err(PutFailure::LeaseGone) => Err(gone("its lease has ended meanwhile: it has to register anew")),
+        Err(PutFailure::Other(failure)) => Err(failure),
+    }
+}
+
+/// `POST /leases/{id}/keepalive`.
+pub async fn keep_alive(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Answer<LeaseAnswer>, Failure> {
+    let lease = lease_id(&id)?;
+    let (answer, _) = app.own_lease(lease).await?;
+    let remaining_ttl_s = lease::keep_alive_once(&app.context.connection, lease).await?;
+    Ok(Answer(LeaseAnswer { remaining_ttl_s, ..answer }))
+}
+
+/// `DELETE /leases/{id}`.
+pub async fn revoke(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    query: Query,
+) -> Result<Answer<RevokeAnswer>, Failure> {
+    let lease = lease_id(&id)?;
+    let Some(expected) = query.number::<usize>("keys")? else {
+        let detail = "keys is missing: it says how many keys the lease was seen to hold";
+        return Err(Failure::new(StatusCode::PRECONDITION_REQUIRED, detail));
+    };
+    let (_, keys) = app.own_lease(lease).await?;
+    if keys.len() != expected {
+        return Err(Failure::conflict(
+            format!("the lease {lease} holds {} keys now, not {expected}", keys.len()),
+            None,
+        ));
+    }
+    lease::revoke(&app.context.connection, lease).await?;
+    app.kept.forget(lease);
+    app.written("revoke", &lease.to_string(), 0);
+    Ok(Answer(RevokeAnswer { revoked: lease, deleted: keys }))
+}
+
+/// What became of a transaction.
+struct Outcome {
+    succeeded: bool,
+    revision: i64,
+    /// The key as it stood: deleted, or in the way.
+    found: Option<Entry>,
+}
+
+/// Why a key was not put.
+enum PutFailure {
+    LeaseGone,
+    Other(Failure),
+}
+
+impl From<PutFailure> for Failure {
+    fn from(failure: PutFailure) -> Self {
+        match failure {
+            PutFailure::LeaseGone => Self::unavailable("the lease that was granted for this is gone already"),
+            PutFailure::Other(failure) => failure,
+        }
+    }
+}
+
+impl App {
+    /// Runs a transaction of one key.
+    async fn txn(&self, txn: Txn) -> Result<Outcome, Failure> {
+        self.txn_raw(txn).await?.map_err(Failure::from)
+    }
+
+    async fn txn_raw(&self, txn: Txn) -> Result<Result<Outcome, etcd_client::Error>, Failure> {
+        let client = self.etcd().await?;
+        let mut kv = client.kv();
+        let response = match tokio::time::timeout(REQUEST_TIMEOUT, kv.txn(txn)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => {
+                if lease::is_member_failure(&error) {
+                    self.context.connection.report_failure(&client);
+                }
+                return Ok(Err(error));
+            }
+            Err(_) => {
+                self.context.connection.report_failure(&client);
+                let detail = "etcd did not answer in time: look whether the write took effect before trying again";
+                return Err(Failure::unavailable(detail));
+            }
+        };
+        let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let found = response.op_responses().into_iter().find_map(|answer| match answer {
+            TxnOpResponse::Delete(answer) => answer.0.prev_kvs.into_iter().next(),
+            TxnOpResponse::Get(answer) => answer.0.kvs.into_iter().next(),
+            TxnOpResponse::Put(_) | TxnOpResponse::Txn(_) => None,
+        });
+        Ok(Ok(Outcome { succeeded: response.succeeded(), revision, found: found.map(entry) }))
+    }
+
+    /// Puts a key that must not stand yet.
+    async fn put_new(&self, registering: &Registering, lease: Option<LeaseId>) -> Result<Arc<Record>, PutFailure> {
+        let Registering { key, value, .. } = registering;
+        let options = lease.map(|lease| PutOptions::new().with_lease(lease.0));
+        let txn = Txn::new()
+            .when([Compare::create_revision(key.as_str(), CompareOp::Equal, 0)])
+            .and_then([TxnOp::put(key.as_str(), value.to_vec(), options)])
+            .or_else([TxnOp::get(key.as_str(), None)]);
+        let outcome = match self.txn_raw(txn).await.map_err(PutFailure::Other)? {
+            Ok(outcome) => outcome,
+            // `etcdserver: requested lease not found`
+            Err(etcd_client::Error::GRpcStatus(status)) if status.message().contains("lease not found") => {
+                return Err(PutFailure::LeaseGone);
+            }
+            Err(error) => return Err(PutFailure::Other(error.into())),
+        };
+        let mirror = &self.context.mirror;
+        if !outcome.succeeded {
+            let record = outcome.found.and_then(|entry| mirror.decode(&entry)).map(Arc::new);
+            return Err(PutFailure::Other(Failure::conflict(format!("{key:?} stands already"), record)));
+        }
+        let entry = Entry {
+            key: Bytes::copy_from_slice(key.as_bytes()),
+            value: value.clone(),
+            lease: lease.map_or(0, |lease| lease.0),
+            create_revision: outcome.revision,
+            mod_revision: outcome.revision,
+        };
+        let record = mirror.decode(&entry).ok_or_else(|| PutFailure::Other(Failure::outside(key)))?;
+        Ok(Arc::new(record))
+    }
+
+    /// A lease all of whose keys lie inside the sources, and those keys; 404 where it is gone, 403 where it is not ours.
+    async fn own_lease(&self, lease: LeaseId) -> Result<(LeaseAnswer, Vec<String>), Failure> {
+        let (answer, inside, outside) = self.lease_terms(lease).await?;
+        if outside > 0 {
+            let detail = format!("the lease {lease} holds keys outside of the sources, which are not touched");
+            return Err(Failure::new(StatusCode::FORBIDDEN, detail));
+        }
+        Ok((answer, inside))
+    }
+
+    /// Every write leaves one line in the log, with neither value nor token.
+    fn written(&self, action: &'static str, key: &str, revision: i64) {
+        self.context.metrics.written(action);
+        tracing::info!(target: "rollcall::audit", action, key, revision, "written");
+    }
+}
+
+fn entry(kv: PbKeyValue) -> Entry {
+    Entry {
+        key: kv.key.into(),
+        value: kv.value.into(),
+        lease: kv.lease,
+        create_revision: kv.create_revision,
+        mod_revision: kv.mod_revision,
+    }
+}

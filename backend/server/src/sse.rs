@@ -1,0 +1,421 @@
+//! One reader of the stream: what it is sent, in which order, from its first byte to its last.
+//!
+//! Owns a position in the mirror's ring and what this reader was told so far. Must not know HTTP beyond the bytes of
+//! `text/event-stream`, nor how etcd is asked, but for the one question whether a cursor can be from its history.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use rollcall_registry::etcd::connect::Connection;
+use rollcall_shared::{
+    Cursor, CursorError, Progress, RegistryEvent, Revision, SnapshotReason, SourcePosition,
+    api::{ByeEvent, LeaseTtl, TtlEvent},
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    feed::now_ms,
+    metrics::{Metrics, StreamGuard},
+    mirror::{
+        Mirror, Reading, Status,
+        frame::{Frame, FrameKind, Selected, message, named, snapshot_parts},
+        resume::{Plan, Resumed},
+    },
+};
+
+/// How often a reader hears how it is with etcd, though nothing changed.
+const STATUS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often a quiet reader is told how far it has come, so that its cursor does not age.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(45);
+
+/// How often the leases' times are sent to a reader that asked for them.
+const TTL_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The same where there are more than [`TTL_LEASES_MANY`] leases.
+const TTL_INTERVAL_MANY: Duration = Duration::from_millis(4_500);
+
+/// From how many leases on they are sent less often.
+const TTL_LEASES_MANY: usize = 1_000;
+
+/// How often a server that lags behind a cursor looks whether it has caught up.
+const CATCH_UP_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How many bytes of frames go out in one piece.
+const CHUNK_BYTES_MAX: usize = 256 * 1024;
+
+/// When a reader whose stream ends is to come back, in milliseconds; up to half as much again, at random, so that all
+/// readers of a server do not come at once.
+const RETRY_MS: u64 = 1_000;
+
+/// What a reader asks for.
+pub struct Request {
+    /// The services it selects.
+    pub selected: Selected,
+    /// Its cursor, where it came with one.
+    pub cursor: Option<Result<Cursor, CursorError>>,
+    /// Whether it wants the leases' times.
+    pub ttl: bool,
+}
+
+/// What a reader needs from the server.
+#[derive(Clone)]
+pub struct Context {
+    /// What it reads from.
+    pub mirror: Arc<Mirror>,
+    /// Where etcd's history can be asked for.
+    pub connection: Connection,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Ends every stream, each with a `bye`.
+    pub shutdown: CancellationToken,
+}
+
+/// A reader, from which its bytes are pulled.
+pub struct Reader {
+    context: Context,
+    request: Request,
+    phase: Phase,
+    outbox: VecDeque<Bytes>,
+    /// The position in the ring.
+    next: u64,
+    /// For each source, the first frame that this reader does not know.
+    from: Vec<u64>,
+    /// From here on the frames' own ids hold for this reader.
+    shared_from: u64,
+    /// For each source, where this reader's cursor stands.
+    at: Vec<Option<SourcePosition>>,
+    /// For each source, the revision this reader was told.
+    told: Vec<Revision>,
+    tail: watch::Receiver<u64>,
+    status: watch::Receiver<Status>,
+    status_due: Instant,
+    progress_due: Instant,
+    ttl_due: Option<Instant>,
+    _guard: StreamGuard,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing was sent yet.
+    Opening,
+    /// The first snapshot does not stand yet, or this server lags behind the reader's cursor.
+    Waiting,
+    /// It is sent what happens.
+    Live,
+    /// It was told that the stream ends.
+    Ended,
+}
+
+impl Reader {
+    /// A reader that begins now.
+    pub fn new(context: Context, request: Request) -> Self {
+        let count = context.mirror.sources().len();
+        let now = Instant::now();
+        Self {
+            phase: Phase::Opening,
+            outbox: VecDeque::new(),
+            next: 0,
+            from: vec![0; count],
+            shared_from: 0,
+            at: vec![None; count],
+            told: vec![0; count],
+            tail: context.mirror.tail(),
+            status: context.mirror.status(),
+            status_due: now,
+            progress_due: now + PROGRESS_INTERVAL,
+            ttl_due: None,
+            _guard: context.metrics.stream_opened(),
+            context,
+            request,
+        }
+    }
+
+    /// The next bytes; `None` after the last.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(bytes) = self.outbox.pop_front() {
+                self.context.metrics.bytes_sent.inc_by(bytes.len() as u64);
+                return Some(bytes);
+            }
+            match self.phase {
+                Phase::Opening => {
+                    let retry = RETRY_MS + fastrand::u64(..RETRY_MS / 2);
+                    self.outbox.push_back(Bytes::from(format!("retry: {retry}\n\n")));
+                    self.push_status();
+                    self.phase = Phase::Waiting;
+                }
+                Phase::Waiting => self.wait_until_known().await,
+                Phase::Live => self.read_on().await,
+                Phase::Ended => return None,
+            }
+        }
+    }
+
+    fn push_status(&mut self) {
+        let event = self.status.borrow_and_update().event();
+        self.outbox.push_back(named("status", &event));
+        self.status_due = Instant::now() + STATUS_INTERVAL;
+    }
+
+    fn end(&mut self) {
+        self.outbox.push_back(named("bye", &ByeEvent { reconnect_ms: RETRY_MS + fastrand::u64(..RETRY_MS) }));
+        self.phase = Phase::Ended;
+    }
+
+    /// Holds the line until it can be told where this reader goes on, and begins there.
+    async fn wait_until_known(&mut self) {
+        let mirror = Arc::clone(&self.context.mirror);
+        match &self.request.cursor {
+            None => {
+                if let Some(snapshot) = self.whole_snapshot(SnapshotReason::Connected).await {
+                    self.outbox.extend(snapshot);
+                    self.go_live();
+                    return;
+                }
+            }
+            Some(cursor) => {
+                if let Some(plan) = mirror.plan(cursor)
+                    && let Some(plan) = self.settle(plan).await
+                {
+                    self.resume(plan).await;
+                    return;
+                }
+            }
+        }
+        let mut ready = mirror.ready();
+        let not_ready = !*ready.borrow();
+        tokio::select! {
+            () = self.context.shutdown.cancelled() => self.end(),
+            _ = self.status.changed() => self.push_status(),
+            () = sleep_until(self.status_due) => self.push_status(),
+            _ = ready.changed(), if not_ready => {}
+            () = tokio::time::sleep(CATCH_UP_INTERVAL), if !not_ready => {}
+        }
+    }
+
+    fn go_live(&mut self) {
+        self.phase = Phase::Live;
+        self.ttl_due = self.request.ttl.then(Instant::now);
+        self.progress_due = Instant::now() + PROGRESS_INTERVAL;
+    }
+
+    /// A snapshot of everything selected, after which this reader goes on from the ring.
+    async fn whole_snapshot(&mut self, reason: SnapshotReason) -> Option<Vec<Bytes>> {
+        let mirror = &self.context.mirror;
+        let (sequence, positions, parts) = if self.request.selected.everything() {
+            let encoded = mirror.shared_snapshot(reason).await?;
+            (encoded.sequence, encoded.positions.to_vec(), encoded.parts.to_vec())
+        } else {
+            let picture = mirror.picture(None, &self.request.selected)?;
+            let parts = snapshot_parts(reason, &picture.records, &picture.revisions, &picture.cursor);
+            (picture.sequence, picture.positions, parts)
+        };
+        self.next = sequence;
+        self.shared_from = sequence;
+        self.from.fill(sequence);
+        self.told = positions.iter().map(|position| position.revision).collect();
+        self.at = positions.into_iter().map(Some).collect();
+        self.context.metrics.snapshot_sent(reason);
+        Some(parts)
+    }
+
+    /// Decides what the plan leaves open; `None` where that takes more waiting.
+    async fn settle(&self, mut plan: Plan) -> Option<Plan> {
+        for (source, known) in std::mem::take(&mut plan.ahead) {
+            // A server that lags waits. But where etcd itself has not come so far, the cursor is of another history.
+            match store_revision(&self.context.connection).await {
+                Some(revision) if revision < known.revision => plan.missing.push((source, SnapshotReason::Restored)),
+                _ => return None,
+            }
+        }
+        for (source, known) in std::mem::take(&mut plan.older) {
+            match self.context.mirror.same_as_oldest(source, known) {
+                Some(from) => plan.resumed.push(Resumed { source, known, from }),
+                None => plan.missing.push((source, SnapshotReason::Compacted)),
+            }
+        }
+        Some(plan)
+    }
+
+    /// Goes on as planned: what the reader has already, then snapshots of what it cannot be told, then the ring.
+    async fn resume(&mut self, plan: Plan) {
+        let mirror = Arc::clone(&self.context.mirror);
+        if plan.resumed.is_empty() && plan.missing.len() == mirror.sources().len() {
+            let reason = plan.missing.first().map_or(SnapshotReason::Connected, |(_, reason)| *reason);
+            if plan.missing.iter().all(|(_, other)| *other == reason) {
+                if let Some(parts) = self.whole_snapshot(reason).await {
+                    self.outbox.extend(parts);
+                    self.go_live();
+                }
+                return;
+            }
+        }
+        let mut revisions = BTreeMap::new();
+        for Resumed { source, known, from } in plan.resumed {
+            self.at[source] = Some(known);
+            self.told[source] = known.revision;
+            self.from[source] = from;
+            revisions.insert(mirror.sources()[source].prefix.as_str().to_owned(), known.revision);
+        }
+        if !revisions.is_empty() {
+            let id = mirror.cursor_at(&self.at);
+            self.outbox.push_back(message(Some(&id), &RegistryEvent::Progress(Progress { revisions })));
+        }
+        let mut by_reason: HashMap<SnapshotReason, Vec<usize>> = HashMap::new();
+        for (source, reason) in plan.missing {
+            by_reason.entry(reason).or_default().push(source);
+        }
+        for (reason, sources) in by_reason {
+            let Some(picture) = mirror.picture(Some(&sources), &self.request.selected) else { continue };
+            for source in sources {
+                self.at[source] = Some(picture.positions[source]);
+                self.told[source] = picture.positions[source].revision;
+                self.from[source] = picture.sequence;
+            }
+            let id = mirror.cursor_at(&self.at);
+            self.outbox.extend(snapshot_parts(reason, &picture.records, &picture.revisions, &id));
+            self.context.metrics.snapshot_sent(reason);
+        }
+        self.next = self.from.iter().copied().min().unwrap_or_default();
+        self.shared_from = self.from.iter().copied().max().unwrap_or_default();
+        self.go_live();
+    }
+
+    /// Sends what stands in the ring, or waits for something to send.
+    async fn read_on(&mut self) {
+        match self.context.mirror.read(self.next, CHUNK_BYTES_MAX) {
+            Reading::Frames(frames) => self.send(&frames),
+            Reading::Lagged => match self.whole_snapshot(SnapshotReason::Lagged).await {
+                Some(parts) => self.outbox.extend(parts),
+                None => self.phase = Phase::Waiting,
+            },
+            Reading::UpToDate => self.wait_for_news().await,
+        }
+    }
+
+    async fn wait_for_news(&mut self) {
+        let due = self.status_due.min(self.progress_due);
+        let due = self.ttl_due.map_or(due, |ttl_due| due.min(ttl_due));
+        tokio::select! {
+            biased;
+            () = self.context.shutdown.cancelled() => self.end(),
+            _ = self.tail.changed() => {}
+            _ = self.status.changed() => self.push_status(),
+            () = sleep_until(due) => self.send_what_is_due(),
+        }
+    }
+
+    fn send_what_is_due(&mut self) {
+        let now = Instant::now();
+        if self.status_due <= now {
+            self.push_status();
+        }
+        if self.ttl_due.is_some_and(|due| due <= now) {
+            self.push_ttl(now);
+        }
+        if self.progress_due <= now {
+            self.progress_due = now + PROGRESS_INTERVAL;
+            if let Some((cursor, progress)) = self.context.mirror.progress(self.next) {
+                for (index, source) in self.context.mirror.sources().iter().enumerate() {
+                    if let Some(revision) = progress.revisions.get(source.prefix.as_str()) {
+                        self.told[index] = *revision;
+                    }
+                }
+                self.outbox.push_back(message(Some(&cursor), &RegistryEvent::Progress(progress)));
+            }
+        }
+    }
+
+    fn push_ttl(&mut self, now: Instant) {
+        let samples = self.context.mirror.selected_leases(&self.request.selected.0);
+        let interval = if samples.len() > TTL_LEASES_MANY { TTL_INTERVAL_MANY } else { TTL_INTERVAL };
+        self.ttl_due = Some(now + interval);
+        let mut leases: Vec<LeaseTtl> = samples
+            .into_iter()
+            .map(|(lease, sample)| LeaseTtl {
+                lease,
+                granted_s: sample.granted_s,
+                remaining_s: sample.remaining_at(now),
+            })
+            .collect();
+        leases.sort_by_key(|ttl| ttl.lease);
+
+        self.outbox.push_back(named("ttl", &TtlEvent { at_ms: now_ms(), leases }));
+    }
+
+    /// Puts frames together into one piece.
+    fn send(&mut self, frames: &[Arc<Frame>]) {
+        let mut pieces: Vec<Bytes> = Vec::with_capacity(frames.len());
+        for frame in frames {
+            self.next = frame.sequence + 1;
+            if let FrameKind::Cause { .. } = frame.kind {
+                pieces.extend(frame.encode_for(&self.request.selected, 0, ""));
+                continue;
+            }
+            let source = frame.source;
+            if frame.sequence < self.from[source] {
+                continue;
+            }
+            self.at[source] = Some(frame.position);
+            let shares_ids = frame.sequence >= self.shared_from;
+            if let FrameKind::Changed { delta, .. } = &frame.kind
+                && self.request.selected.everything()
+                && delta.after > self.told[source]
+            {
+                // The reader knew this view before this server saw it for the first time.
+                pieces.push(self.catch_up(source, delta.after, frame));
+            }
+            let everything = self.request.selected.everything();
+            let bytes = if everything && shares_ids {
+                Some(frame.bytes.clone())
+            } else if shares_ids {
+                frame.encode_for(&self.request.selected, self.told[source], &frame.cursor)
+            } else {
+                let id = self.context.mirror.cursor_at(&self.at);
+                frame.encode_for(&self.request.selected, self.told[source], &id)
+            };
+            if let Some(bytes) = bytes {
+                self.told[source] = frame.position.revision;
+                self.context.metrics.deliveries.inc();
+                pieces.push(bytes);
+            }
+        }
+        match pieces.len() {
+            0 => {}
+            1 => self.outbox.extend(pieces),
+            _ => {
+                let mut together = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
+                pieces.iter().for_each(|piece| together.extend_from_slice(piece));
+                self.outbox.push_back(together.freeze());
+            }
+        }
+    }
+
+    /// Progress of one source to the revision from which the next delta continues; its id covers no more than that.
+    fn catch_up(&self, source: usize, revision: Revision, before: &Frame) -> Bytes {
+        let mut at = self.at.clone();
+        at[source] = self.context.mirror.position_before(source, before.sequence);
+        let id = self.context.mirror.cursor_at(&at);
+        let prefix = self.context.mirror.sources()[source].prefix.as_str().to_owned();
+        message(Some(&id), &RegistryEvent::Progress(Progress { revisions: BTreeMap::from([(prefix, revision)]) }))
+    }
+}
+
+/// The revision at which etcd itself stands; `None` where it does not say.
+async fn store_revision(connection: &Connection) -> Option<Revision> {
+    let client = connection.client().await.ok()?;
+    let options = etcd_client::GetOptions::new().with_count_only();
+    let mut kv = client.kv();
+    let asking = kv.get("\0", Some(options));
+    let answer = tokio::time::timeout(Duration::from_secs(2), asking).await.ok()?.ok()?;
+    answer.header().map(etcd_client::ResponseHeader::revision)
+}
