@@ -208,6 +208,17 @@ impl SseClient {
         }
     }
 
+    /// Waits for a `status` that says that all is not well.
+    pub async fn next_trouble(&mut self, within: Duration) {
+        let deadline = Instant::now() + within;
+        loop {
+            let status = self.next_named("status", deadline.saturating_duration_since(Instant::now())).await;
+            if status["etcd"] != "live" {
+                return;
+            }
+        }
+    }
+
     /// Whether the server closes the stream in time.
     pub async fn closes(&mut self, within: Duration) -> bool {
         let deadline = Instant::now() + within;
@@ -245,12 +256,20 @@ pub struct Follower {
     pub causes: Vec<Cause>,
     /// The reason of every whole snapshot that came.
     pub reasons: Vec<SnapshotReason>,
+    cursor: Option<String>,
 }
 
 impl Follower {
     /// Folds what comes from `client`.
     pub fn new(client: SseClient) -> Self {
-        Self { client, catalog: Catalog::default(), deltas: Vec::new(), causes: Vec::new(), reasons: Vec::new() }
+        Self {
+            client,
+            catalog: Catalog::default(),
+            deltas: Vec::new(),
+            causes: Vec::new(),
+            reasons: Vec::new(),
+            cursor: None,
+        }
     }
 
     /// Goes on folding on another connection, as after a reconnect.
@@ -263,9 +282,9 @@ impl Follower {
         &mut self.client
     }
 
-    /// The cursor to come back with.
+    /// The cursor to come back with: that of the last message that was folded.
     pub fn cursor(&self) -> String {
-        self.client.last_id().expect("a message with an id has come").to_owned()
+        self.cursor.clone().expect("a message with an id has come")
     }
 
     /// How many whole snapshots came.
@@ -279,6 +298,9 @@ impl Follower {
         self.catalog
             .apply(&message.event)
             .unwrap_or_else(|error| panic!("a message that does not fit: {error}: {}", message.json));
+        if message.id.is_some() {
+            self.cursor.clone_from(&message.id);
+        }
         match &message.event {
             RegistryEvent::Snapshot(snapshot) if !snapshot.more => self.reasons.push(snapshot.reason),
             RegistryEvent::Delta(delta) => self.deltas.push(delta.clone()),

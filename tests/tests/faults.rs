@@ -21,12 +21,7 @@ async fn a_dead_etcd_is_told_survived_and_caught_up_with() {
 
     etcd.kill();
     let died = Instant::now();
-    loop {
-        let status = follower.client().next_named("status", seconds(10)).await;
-        if status["etcd"] != "live" {
-            break;
-        }
-    }
+    follower.client().next_trouble(seconds(10)).await;
     assert!(died.elapsed() < seconds(6), "a dead etcd is told within 5 s: {:?}", died.elapsed());
     follower.client().next_status("unreachable", seconds(10)).await;
 
@@ -71,12 +66,7 @@ async fn a_frozen_etcd_is_told_and_caught_up_with() {
     follower.client().next_status("live", seconds(5)).await;
     etcd.pause();
     let froze = Instant::now();
-    loop {
-        let status = follower.client().next_named("status", seconds(20)).await;
-        if status["etcd"] != "live" {
-            break;
-        }
-    }
+    follower.client().next_trouble(seconds(20)).await;
     assert!(froze.elapsed() < seconds(16), "a frozen etcd is told within 15 s: {:?}", froze.elapsed());
     let answer = server.get("/instances").await.expect(200);
     assert_eq!(answer["records"][0]["key"], KEY);
@@ -102,13 +92,14 @@ async fn what_happened_behind_a_broken_line_comes_through() {
         } else {
             line.sever();
         }
-        follower.client().next_status(if stalled { "stale" } else { "unreachable" }, seconds(20)).await;
+        follower.client().next_trouble(seconds(20)).await;
         etcd.put("/microservices/pay/brief", pay("brief")).await;
         etcd.delete("/microservices/pay/brief").await;
         let key = format!("/microservices/pay/{number}");
         etcd.put(&key, pay(&number.to_string())).await;
         line.heal();
         follower.until_stands(&key, seconds(15)).await;
+        follower.client().next_status("live", seconds(15)).await;
     }
     assert_eq!(follower.changes_of("/microservices/pay/brief"), (3, 3), "also what cancels out, and once each");
     assert_eq!(follower.snapshots(), 1, "{:?}", follower.reasons);
