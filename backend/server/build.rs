@@ -2,7 +2,9 @@
 //! were not built, the program says so on its page instead.
 
 use std::{
-    env, fs,
+    env,
+    fmt::Write as _,
+    fs,
     io::Write as _,
     path::{Path, PathBuf},
 };
@@ -25,11 +27,13 @@ fn main() {
         let packed_as = if packed.len() < bytes.len() && name != "index.html" {
             let copy = out.join(format!("asset-{index}.br"));
             fs::write(&copy, &packed).expect("OUT_DIR can be written to");
-            format!("Some(include_bytes!({copy:?}))")
+            format!("Some(include_bytes!({:?}))", copy.to_string_lossy())
         } else {
             "None".to_owned()
         };
-        table += &format!("    File {{ name: {name:?}, bytes: include_bytes!({copy:?}), brotli: {packed_as} }},\n");
+        let copy = copy.to_string_lossy();
+        writeln!(table, "    File {{ name: {name:?}, bytes: include_bytes!({copy:?}), brotli: {packed_as} }},")
+            .expect("a String takes every line");
     }
     table += "];\n";
     fs::write(out.join("files.rs"), table).expect("OUT_DIR can be written to");

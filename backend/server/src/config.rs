@@ -22,7 +22,7 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// How log lines on stderr are written; RUST_LOG says which.
+    /// How log lines on stderr are written; `RUST_LOG` says which.
     #[arg(long, global = true, env = "ROLLCALL_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 }

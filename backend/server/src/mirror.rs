@@ -234,7 +234,7 @@ impl Mirror {
         let now = Instant::now();
         let left = match event {
             SourceEvent::Snapshot { reason, cluster, position, entries } => {
-                let records = entries.iter().map(|entry| Arc::new(self.record(source, entry))).collect();
+                let records = entries.iter().map(|entry| Arc::new(record(source, entry))).collect();
                 let mut state = self.state();
                 state.cluster = cluster;
                 state.hear(index, Line::Live, now);
@@ -245,7 +245,7 @@ impl Mirror {
                 let decoded: Vec<_> = changes
                     .into_iter()
                     .map(|change| match change {
-                        EntryChange::Put(entry) => Decoding::Put(Arc::new(self.record(source, &entry)), entry.value),
+                        EntryChange::Put(entry) => Decoding::Put(Arc::new(record(source, &entry)), entry.value),
                         EntryChange::Delete { key, .. } => Decoding::Delete(key_text(&key).into_owned()),
                     })
                     .collect();
@@ -355,37 +355,10 @@ impl Mirror {
         });
     }
 
-    fn record(&self, source: &SourceConfig, entry: &Entry) -> Record {
-        let key = key_text(&entry.key);
-        let (service, decoded, warning) = match &key {
-            std::borrow::Cow::Borrowed(key) => {
-                let entry = source.layout.decode(&source.prefix, key, &entry.value);
-                (entry.service, entry.decoded, entry.warning)
-            }
-            std::borrow::Cow::Owned(key) => {
-                let rest = key.strip_prefix(source.prefix.as_str()).unwrap_or(key);
-                let service = rest.rsplit_once('/').map_or(rest, |(service, _)| service).to_owned();
-                let raw = Raw::from(&*entry.value);
-                (service, Decoded::Malformed { why: "the key is no UTF-8".to_owned(), raw }, None)
-            }
-        };
-        Record {
-            key: key.into_owned(),
-            source: source.prefix.as_str().to_owned(),
-            layout: source.layout,
-            service,
-            lease: LeaseId::from_etcd(entry.lease),
-            create_revision: entry.create_revision,
-            mod_revision: entry.mod_revision,
-            decoded,
-            warning,
-        }
-    }
-
     /// The record that `entry` makes; `None` where no source has its key.
     pub fn decode(&self, entry: &Entry) -> Option<Record> {
         let source = self.source_of(&key_text(&entry.key))?;
-        Some(self.record(source, entry))
+        Some(record(source, entry))
     }
 
     /// Looks at the catalog, with the cursor of that very moment. Keep `look` short: it holds the lock.
@@ -597,6 +570,34 @@ impl State {
         let revisions = BTreeMap::from([(source.prefix.as_str().to_owned(), position.revision)]);
         self.catalog.apply(&RegistryEvent::Progress(Progress { revisions })).expect("progress fits onto anything");
         self.sources[index].position = Some(position);
+    }
+}
+
+/// The record that `entry` of `source` makes.
+fn record(source: &SourceConfig, entry: &Entry) -> Record {
+    let key = key_text(&entry.key);
+    let (service, decoded, warning) = match &key {
+        std::borrow::Cow::Borrowed(key) => {
+            let entry = source.layout.decode(&source.prefix, key, &entry.value);
+            (entry.service, entry.decoded, entry.warning)
+        }
+        std::borrow::Cow::Owned(key) => {
+            let rest = key.strip_prefix(source.prefix.as_str()).unwrap_or(key);
+            let service = rest.rsplit_once('/').map_or(rest, |(service, _)| service).to_owned();
+            let raw = Raw::from(&*entry.value);
+            (service, Decoded::Malformed { why: "the key is no UTF-8".to_owned(), raw }, None)
+        }
+    };
+    Record {
+        key: key.into_owned(),
+        source: source.prefix.as_str().to_owned(),
+        layout: source.layout,
+        service,
+        lease: LeaseId::from_etcd(entry.lease),
+        create_revision: entry.create_revision,
+        mod_revision: entry.mod_revision,
+        decoded,
+        warning,
     }
 }
 

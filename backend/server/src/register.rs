@@ -128,13 +128,11 @@ impl Faults {
     }
 
     fn text(&mut self, pointer: &str, value: Option<&Value>) -> String {
-        match value {
-            Some(Value::String(text)) => text.clone(),
-            _ => {
-                self.add(pointer, "a string is wanted");
-                String::new()
-            }
+        if let Some(Value::String(text)) = value {
+            return text.clone();
         }
+        self.add(pointer, "a string is wanted");
+        String::new()
     }
 
     fn metadata(&mut self, value: Option<&Value>) -> BTreeMap<String, String> {

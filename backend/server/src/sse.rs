@@ -394,7 +394,9 @@ impl Reader {
             1 => self.outbox.extend(pieces),
             _ => {
                 let mut together = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
-                pieces.iter().for_each(|piece| together.extend_from_slice(piece));
+                for piece in &pieces {
+                    together.extend_from_slice(piece);
+                }
                 self.outbox.push_back(together.freeze());
             }
         }

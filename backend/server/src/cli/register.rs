@@ -163,7 +163,7 @@ fn usage(why: &str) -> i32 {
     EXIT_USAGE
 }
 
-/// Says what is in the way of a registration, once for each reason.
+/// Says when the key stands, and what is in the way of it, once for each reason.
 async fn tell(key: String, mut state: tokio::sync::watch::Receiver<RegistrationState>) {
     let mut said = String::new();
     while state.changed().await.is_ok() {
@@ -172,7 +172,10 @@ async fn tell(key: String, mut state: tokio::sync::watch::Receiver<RegistrationS
                 tracing::warn!(key, why = &**why, "not registered for now; it goes on being tried");
                 why.as_ref().clone_into(&mut said);
             }
-            RegistrationState::Alive => said.clear(),
+            RegistrationState::Alive => {
+                tracing::info!(key, "registered");
+                said.clear();
+            }
             RegistrationState::Retrying { .. } | RegistrationState::Lost { .. } | RegistrationState::Ended => {}
         }
     }

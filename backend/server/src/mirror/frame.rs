@@ -105,7 +105,9 @@ impl Frame {
             FrameKind::Replaced { reason, records, revisions } => {
                 let parts = snapshot_parts(*reason, records, revisions, &cursor);
                 let mut bytes = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
-                parts.iter().for_each(|part| bytes.extend_from_slice(part));
+                for part in &parts {
+                    bytes.extend_from_slice(part);
+                }
                 bytes.freeze()
             }
             FrameKind::Cause { cause, .. } => message(None, &RegistryEvent::Cause(cause.clone())),

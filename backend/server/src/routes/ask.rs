@@ -75,7 +75,8 @@ impl<S: Sync> FromRequest<S> for Json {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(error)) => {
                 use std::error::Error as _;
-                let limited = error.source().is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
+                let limited =
+                    error.source().is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>);
                 return Err(if limited { too_large() } else { Failure::bad_request("the body broke off") });
             }
             Err(_) => {
