@@ -2,6 +2,7 @@
 //!
 //! - [`etcd::connect`] holds the connection, [`etcd::source`] lists and watches one prefix, [`etcd::watcher`] makes of
 //!   both one stream that never ends and never loses an event, [`etcd::lease`] asks leases how long they have left.
+//! - [`registrar`] registers instances and keeps them registered; [`etcd::keepalive`] renews their leases.
 
 mod backoff;
 pub mod etcd;

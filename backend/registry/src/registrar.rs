@@ -387,7 +387,7 @@ fn after_write(
     state: &watch::Sender<RegistrationState>,
 ) -> Phase {
     let Some(error) = error else {
-        tracing::info!(key = tenure.key, lease = tenure.lease_id().map(tracing::field::display), "registered");
+        tracing::debug!(key = tenure.key, lease = tenure.lease_id().map(tracing::field::display), "registered");
         backoff.reset();
         say(state, RegistrationState::Alive);
         return Phase::Standing;

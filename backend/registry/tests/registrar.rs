@@ -18,7 +18,10 @@ use rollcall_registry::{
     },
 };
 use rollcall_shared::{KeyPrefix, Layout, LeaseId, ServiceInstance};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 /// A private etcd, ended and thrown away with the value.
@@ -72,6 +75,12 @@ impl Etcd {
         }
     }
 
+    /// Freezes it with `STOP`, thaws it with `CONT`.
+    fn signal(&self, name: &str) {
+        let id = self.child.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
+    }
+
     fn connection(&self) -> Connection {
         let endpoints = vec![format!("http://127.0.0.1:{}", self.client_port)];
         Connection::new(ConnectConfig { endpoints, ..ConnectConfig::default() }).unwrap()
@@ -104,6 +113,11 @@ async fn eventually(what: &str, limit: Duration, mut holds: impl AsyncFnMut() ->
         assert!(begun.elapsed() < limit, "not within {limit:?}: {what}");
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+async fn reaches(state: &mut watch::Receiver<RegistrationState>, wanted: impl Fn(&RegistrationState) -> bool) {
+    let reached = timeout(SOON, state.wait_for(wanted)).await.is_ok_and(|state| state.is_ok());
+    assert!(reached, "still {:?}", *state.borrow());
 }
 
 fn config(ttl_s: Option<i64>) -> RegistrarConfig {
@@ -144,7 +158,7 @@ async fn a_registration_stands_under_its_lease_and_deregistering_leaves_neither(
     registration.deregister().await.unwrap();
     assert_eq!(etcd.value_of(&key).await.unwrap(), None);
     assert_eq!(etcd.leases().await, 0);
-    state.wait_for(|state| *state == RegistrationState::Ended).await.unwrap();
+    reaches(&mut state, |state| *state == RegistrationState::Ended).await;
 }
 
 #[tokio::test]
@@ -170,12 +184,9 @@ async fn a_key_that_stands_under_another_lease_is_not_written_over() {
 
     let waiting = second.register_eventually(&instance("1")).unwrap();
     let mut state = waiting.state();
-    state
-        .wait_for(|state| matches!(state, RegistrationState::Lost { why, .. } if why.contains("stands")))
-        .await
-        .unwrap();
+    reaches(&mut state, |state| matches!(state, RegistrationState::Lost { why, .. } if why.contains("stands"))).await;
     first.deregister().await.unwrap();
-    state.wait_for(|state| *state == RegistrationState::Alive).await.unwrap();
+    reaches(&mut state, |state| *state == RegistrationState::Alive).await;
 
     let greedy = Registrar::new(etcd.connection(), RegistrarConfig { takeover: true, ..config(Some(20)) });
     let taken = greedy.register(&instance("1")).await.unwrap();
@@ -229,12 +240,12 @@ async fn an_outage_longer_than_the_ttl_and_a_start_without_etcd_both_heal() {
     etcd.start();
     etcd.answers().await;
     let mut state = registration.state();
-    tokio::time::timeout(SOON, state.wait_for(|state| *state == RegistrationState::Alive)).await.unwrap().unwrap();
+    reaches(&mut state, |state| *state == RegistrationState::Alive).await;
     let first = registration.lease().unwrap();
 
     etcd.kill();
     let failing = |state: &RegistrationState| matches!(state, RegistrationState::Retrying { .. });
-    tokio::time::timeout(SOON, state.wait_for(failing)).await.unwrap().unwrap();
+    reaches(&mut state, failing).await;
     etcd.start();
     etcd.answers().await;
     // A restarted etcd gives every lease its full TTL anew, so that the lease may still be the same.
@@ -244,24 +255,47 @@ async fn an_outage_longer_than_the_ttl_and_a_start_without_etcd_both_heal() {
     .await;
     lease::revoke(&etcd.connection(), registration.lease().unwrap_or(first)).await.unwrap();
     etcd.kill();
-    tokio::time::timeout(SOON, state.wait_for(|state| *state != RegistrationState::Alive)).await.unwrap().unwrap();
+    reaches(&mut state, |state| *state != RegistrationState::Alive).await;
     etcd.start();
     etcd.answers().await;
     eventually("the key stands again", SOON, async || etcd.value_of(registration.key()).await.unwrap().is_some()).await;
 }
 
 #[tokio::test]
+async fn a_frozen_etcd_is_noticed_and_the_key_is_back_soon_after_the_thaw() {
+    let etcd = Etcd::spawn().await;
+    let registration = Registrar::new(etcd.connection(), config(Some(2))).register(&instance("1")).await.unwrap();
+    let mut state = registration.state();
+    etcd.signal("STOP");
+    let failing = |state: &RegistrationState| matches!(state, RegistrationState::Retrying { .. });
+    let noticed = timeout(SOON, state.wait_for(failing)).await.map(|state| state.is_ok());
+    // The lease has run out by the thaw.
+    sleep(Duration::from_secs(4)).await;
+    etcd.signal("CONT");
+    assert_eq!(noticed, Ok(true));
+    eventually("the key stands under a lease that is renewed", SOON, async || {
+        let standing = etcd.value_of(registration.key()).await.unwrap_or_default();
+        let own = standing.is_some_and(|(_, lease)| LeaseId::from_etcd(lease) == registration.lease());
+        own && *state.borrow() == RegistrationState::Alive
+    })
+    .await;
+    // Whatever the thawing etcd still removes is under another lease by now.
+    sleep(Duration::from_secs(4)).await;
+    eventually("the key still stands", SOON, async || etcd.value_of(registration.key()).await.unwrap().is_some()).await;
+}
+
+#[tokio::test]
 async fn hundreds_of_leases_outlive_their_ttl_over_a_few_streams() {
     let etcd = Etcd::spawn().await;
     let keeping = LeaseKeeping::start(etcd.connection(), &CancellationToken::new());
-    let registrar = Registrar::sharing(keeping, config(Some(3)));
+    let registrar = Registrar::sharing(keeping, config(Some(4)));
     let mut registrations = Vec::new();
     for id in 0..300 {
         registrations.push(registrar.register(&instance(&id.to_string())).await.unwrap());
     }
     let leases: Vec<_> = registrations.iter().map(Registration::lease).collect();
     // Longer than the TTL, also of the youngest: whatever is not renewed is gone by then.
-    sleep(Duration::from_secs(7)).await;
+    sleep(Duration::from_secs(9)).await;
     assert_eq!(leases, registrations.iter().map(Registration::lease).collect::<Vec<_>>());
     assert_eq!(etcd.leases().await, 300);
     for registration in registrations {
