@@ -18,7 +18,7 @@ const CURSOR_VERSION: u8 = 1;
 
 /// A digest of a view, independent of order: the wrapping sum of one hash for each key, so that a change costs the
 /// two hashes of the key that changed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Digest(pub u64);
 
 impl Digest {
@@ -47,7 +47,7 @@ impl SourceId {
 }
 
 /// Where one source stands.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct SourcePosition {
     /// The revision up to which everything is known.
     pub revision: Revision,

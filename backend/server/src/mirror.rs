@@ -5,6 +5,7 @@
 //! in ([`Mirror::apply`]); a subscriber is a position in the ring.
 
 pub mod frame;
+pub mod history;
 pub mod resume;
 mod ring;
 pub mod snapshot;
@@ -33,6 +34,7 @@ use tokio::{sync::watch, time::Instant};
 
 use self::{
     frame::{Frame, FrameKind},
+    history::Histories,
     ring::Ring,
     snapshot::SnapshotCell,
 };
@@ -64,6 +66,7 @@ pub struct Mirror {
     status: watch::Sender<Status>,
     ready: watch::Sender<bool>,
     snapshot: SnapshotCell,
+    histories: Histories,
 }
 
 struct State {
@@ -196,6 +199,7 @@ impl Mirror {
             status: watch::Sender::new(Status { etcd: EtcdState::Stale, since: now, fresh_at: None }),
             ready: watch::Sender::new(false),
             snapshot: SnapshotCell::default(),
+            histories: Histories::default(),
         }
     }
 

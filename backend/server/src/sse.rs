@@ -27,6 +27,7 @@ use crate::{
     mirror::{
         Mirror, Reading, Status,
         frame::{Frame, FrameKind, Selected, message, named, snapshot_parts},
+        history::Missed,
         resume::{Plan, Resumed},
     },
 };
@@ -153,7 +154,7 @@ impl Reader {
                     self.push_status();
                     self.phase = Phase::Waiting;
                 }
-                Phase::Waiting => self.wait_until_known().await,
+                Phase::Waiting => Box::pin(self.wait_until_known()).await,
                 Phase::Live => self.read_on().await,
                 Phase::Ended => return None,
             }
@@ -238,9 +239,20 @@ impl Reader {
             }
         }
         for (source, known) in std::mem::take(&mut plan.older) {
-            match self.context.mirror.same_as_oldest(source, known) {
-                Some(from) => plan.resumed.push(Resumed { source, known, from }),
-                None => plan.missing.push((source, SnapshotReason::Compacted)),
+            let mirror = &self.context.mirror;
+            match mirror.missed(&self.context.connection, source, known).await? {
+                (Ok(missed), until) => {
+                    // The ring may have moved on meanwhile: then there is more to read.
+                    let from = mirror.ring_after(source, until)?;
+                    plan.resumed.push(Resumed { source, known, from, missed });
+                }
+                (Err(reason), _) => match mirror.same_as_oldest(source, known) {
+                    // What cancelled out cannot be told any more; the view is the reader's own.
+                    Some(from) if reason == SnapshotReason::Compacted => {
+                        plan.resumed.push(Resumed { source, known, from, missed: Arc::default() });
+                    }
+                    _ => plan.missing.push((source, reason)),
+                },
             }
         }
         Some(plan)
@@ -260,11 +272,11 @@ impl Reader {
             }
         }
         let mut revisions = BTreeMap::new();
-        for Resumed { source, known, from } in plan.resumed {
-            self.at[source] = Some(known);
-            self.told[source] = known.revision;
-            self.from[source] = from;
-            revisions.insert(mirror.sources()[source].prefix.as_str().to_owned(), known.revision);
+        for Resumed { source, known, from, .. } in &plan.resumed {
+            self.at[*source] = Some(*known);
+            self.told[*source] = known.revision;
+            self.from[*source] = *from;
+            revisions.insert(mirror.sources()[*source].prefix.as_str().to_owned(), known.revision);
         }
         if !revisions.is_empty() {
             let id = mirror.cursor_at(&self.at);
@@ -284,6 +296,16 @@ impl Reader {
             let id = mirror.cursor_at(&self.at);
             self.outbox.extend(snapshot_parts(reason, &picture.records, &picture.revisions, &id));
             self.context.metrics.snapshot_sent(reason);
+        }
+        for Resumed { source, missed, .. } in &plan.resumed {
+            for Missed { position, kind } in &**missed {
+                self.at[*source] = Some(*position);
+                let id = mirror.cursor_at(&self.at);
+                if let Some(bytes) = kind.encode_for(&self.request.selected, self.told[*source], &id) {
+                    self.told[*source] = position.revision;
+                    self.outbox.push_back(bytes);
+                }
+            }
         }
         self.next = self.from.iter().copied().min().unwrap_or_default();
         self.shared_from = self.from.iter().copied().max().unwrap_or_default();
@@ -357,8 +379,10 @@ impl Reader {
         let mut pieces: Vec<Bytes> = Vec::with_capacity(frames.len());
         for frame in frames {
             self.next = frame.sequence + 1;
-            if let FrameKind::Cause { .. } = frame.kind {
-                pieces.extend(frame.encode_for(&self.request.selected, 0, ""));
+            if let FrameKind::Cause { service, .. } = &frame.kind {
+                if self.request.selected.has(service) {
+                    pieces.push(frame.bytes.clone());
+                }
                 continue;
             }
             let source = frame.source;

@@ -330,6 +330,6 @@ mod tests {
         let start = Instant::now();
         let sample = sample(start, 9);
         assert_eq!(sample.remaining_at(start + Duration::from_millis(3_900)), 6);
-        assert_eq!(sample.remaining_at(start + Duration::from_secs(60)), 0);
+        assert_eq!(sample.remaining_at(start + Duration::from_mins(1)), 0);
     }
 }

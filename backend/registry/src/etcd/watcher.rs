@@ -11,6 +11,10 @@
 //!   on as a snapshot with its reason, never as a made-up delta.
 //! - All that one revision changed is one delta, however many answers it came in.
 
+mod history;
+
+pub use history::{HISTORY_CHANGES_MAX, HISTORY_TIMEOUT, History, HistoryError, history};
+
 use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
@@ -158,7 +162,10 @@ type Item = Result<SourceEvent, WatchError>;
 
 /// Watches `source` for ever. Ends when dropped.
 pub fn watcher<S: Source>(source: S) -> impl Stream<Item = Item> {
-    let start = State::Empty { reason: SnapshotReason::Connected, known: None };
+    run(source, State::Empty { reason: SnapshotReason::Connected, known: None })
+}
+
+fn run<S: Source>(source: S, start: State<S::Watch>) -> impl Stream<Item = Item> {
     stream::unfold((source, start), async |(source, mut state)| {
         loop {
             let (item, next) = step(&source, state).await;
@@ -369,7 +376,7 @@ async fn compare<S: Source>(source: &S, known: &Known) -> Result<Comparison, Sou
         listed => (listed, Comparison::OtherHistory),
     };
     match listed {
-        Ok(listed) if listed.is_same(known) => Ok(Comparison::Same),
+        Ok((listed, _)) if listed.is_same(known) => Ok(Comparison::Same),
         Ok(_) => Ok(other),
         Err(SourceError::Future) => Ok(Comparison::OtherHistory),
         // Compacted once more between two pages: the next round may be luckier.
@@ -379,7 +386,7 @@ async fn compare<S: Source>(source: &S, known: &Known) -> Result<Comparison, Sou
 }
 
 /// All pages of a list at one revision.
-async fn list_whole<S: Source>(source: &S, mut at: Option<Revision>) -> Result<Known, SourceError> {
+async fn list_whole<S: Source>(source: &S, mut at: Option<Revision>) -> Result<(Known, Vec<Entry>), SourceError> {
     let mut entries = Vec::new();
     let mut from = None;
     loop {
@@ -387,7 +394,7 @@ async fn list_whole<S: Source>(source: &S, mut at: Option<Revision>) -> Result<K
         let revision = *at.get_or_insert(page.store_revision);
         entries.extend(page.entries);
         if page.next.is_none() {
-            return Ok(Known { cluster: page.cluster, view: View::new(revision, &entries) });
+            return Ok((Known { cluster: page.cluster, view: View::new(revision, &entries) }, entries));
         }
         from = page.next;
     }

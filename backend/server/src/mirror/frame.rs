@@ -118,18 +118,27 @@ impl Frame {
     /// The frame for a stream of its own: with `id` in place of the shared cursor, and only what is `selected`,
     /// continuing from `after`. `None` where nothing of it is selected.
     pub fn encode_for(&self, selected: &Selected, after: Revision, id: &str) -> Option<Bytes> {
-        match &self.kind {
-            FrameKind::Changed { delta, .. } if selected.everything() => Some(message(Some(id), &Tagged::delta(delta))),
-            FrameKind::Changed { delta, moved } => {
+        self.kind.encode_for(selected, after, id)
+    }
+}
+
+impl FrameKind {
+    /// See [`Frame::encode_for`].
+    pub fn encode_for(&self, selected: &Selected, after: Revision, id: &str) -> Option<Bytes> {
+        match self {
+            Self::Changed { delta, .. } if selected.everything() => Some(message(Some(id), &Tagged::delta(delta))),
+            Self::Changed { delta, moved } => {
                 let delta = selected.of_delta(delta, moved, after)?;
                 Some(message(Some(id), &Tagged::delta(&delta)))
             }
-            FrameKind::Replaced { reason, records, revisions } => {
+            Self::Replaced { reason, records, revisions } => {
                 let records: Vec<_> = records.iter().filter(|record| selected.has(&record.service)).cloned().collect();
                 let parts = snapshot_parts(*reason, &records, revisions, id);
                 Some(parts.concat().into())
             }
-            FrameKind::Cause { service, .. } => selected.has(service).then(|| self.bytes.clone()),
+            Self::Cause { service, cause } => {
+                selected.has(service).then(|| message(None, &RegistryEvent::Cause(cause.clone())))
+            }
         }
     }
 }

@@ -1,8 +1,10 @@
 //! What a cursor is worth here: for each source, from where its reader goes on, or why it cannot.
 
+use std::sync::Arc;
+
 use rollcall_shared::{Cursor, CursorError, SnapshotReason, SourcePosition};
 
-use super::Mirror;
+use super::{Mirror, history::Missed};
 
 /// How a reader that comes with a cursor goes on.
 #[derive(Debug, Default)]
@@ -18,7 +20,7 @@ pub struct Plan {
 }
 
 /// A source that goes on from the ring.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Resumed {
     /// The source's number.
     pub source: usize,
@@ -26,6 +28,8 @@ pub struct Resumed {
     pub known: SourcePosition,
     /// The first frame that the reader does not know.
     pub from: u64,
+    /// What happened before the oldest frame that the reader does not know either.
+    pub missed: Arc<[Missed]>,
 }
 
 impl Mirror {
@@ -48,11 +52,11 @@ impl Mirror {
             };
             if known.digest == now.digest && known.revision >= now.revision {
                 // The very view that stands here, seen through a progress that has not come here yet.
-                plan.resumed.push(Resumed { source: index, known, from: state.ring.end() });
+                plan.resumed.push(Resumed { source: index, known, from: state.ring.end(), missed: Arc::default() });
             } else if let Some(from) = state.ring.after(index, known)
                 && known.revision <= now.revision
             {
-                plan.resumed.push(Resumed { source: index, known, from });
+                plan.resumed.push(Resumed { source: index, known, from, missed: Arc::default() });
             } else if known.revision > now.revision {
                 plan.ahead.push((index, known));
             } else if known.revision < state.ring.base(index).revision {
@@ -65,8 +69,14 @@ impl Mirror {
         Some(plan)
     }
 
-    /// The frames' sequence from which a reader goes on whose view of `source` is the ring's oldest one, whatever
-    /// revision it stands at; `None` where it is another view.
+    /// The first frame that a reader does not know whose view of `source` is `known`; `None` where the ring does not
+    /// tell.
+    pub fn ring_after(&self, source: usize, known: SourcePosition) -> Option<u64> {
+        self.state().ring.after(source, known)
+    }
+
+    /// The first frame that a reader does not know whose view of `source` is the ring's oldest one, whatever revision
+    /// it stands at; `None` where it is another view.
     pub fn same_as_oldest(&self, source: usize, known: SourcePosition) -> Option<u64> {
         let state = self.state();
         (state.ring.base(source).digest == known.digest).then(|| state.ring.start())

@@ -1,0 +1,125 @@
+//! What readers missed whose cursors are older than the ring, read from etcd's own history: once for all who come with
+//! the same cursor.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use rollcall_registry::etcd::{
+    connect::Connection,
+    entry::EntryChange,
+    source::EtcdSource,
+    watcher::{self, HistoryError},
+};
+use rollcall_shared::{Change, Delta, Departure, KeyPrefix, Record, SnapshotReason, SourcePosition};
+use tokio::sync::{Mutex, OnceCell, Semaphore};
+
+use super::{Mirror, SourceConfig, frame::FrameKind, key_text, record};
+
+/// How many histories are kept for those who come with the same cursor.
+const HISTORIES_MAX: usize = 16;
+
+/// How many histories are read at the same time.
+const READS_MAX: usize = 2;
+
+/// What one revision changed.
+#[derive(Debug)]
+pub struct Missed {
+    /// Where the source stands after it.
+    pub position: SourcePosition,
+    /// What it changed.
+    pub kind: FrameKind,
+}
+
+/// What was missed, or why it cannot be told.
+pub type Told = Result<Arc<[Missed]>, SnapshotReason>;
+
+type Key = (usize, SourcePosition, SourcePosition);
+
+/// The histories that were read lately.
+pub struct Histories {
+    told: Mutex<HashMap<Key, Arc<OnceCell<Option<Told>>>>>,
+    reads: Semaphore,
+}
+
+impl Default for Histories {
+    fn default() -> Self {
+        Self { told: Mutex::default(), reads: Semaphore::new(READS_MAX) }
+    }
+}
+
+impl Mirror {
+    /// What happened in source number `source` after `known`, up to where the ring begins, and that position; `None`
+    /// where etcd cannot be asked now.
+    pub async fn missed(
+        &self,
+        connection: &Connection,
+        source: usize,
+        known: SourcePosition,
+    ) -> Option<(Told, SourcePosition)> {
+        let until = self.state().ring.base(source);
+        let key = (source, known, until);
+        let cell = {
+            let mut told = self.histories.told.lock().await;
+            if told.len() >= HISTORIES_MAX && !told.contains_key(&key) {
+                told.clear();
+            }
+            Arc::clone(told.entry(key).or_default())
+        };
+        let told = cell.get_or_init(|| self.read_history(connection, key)).await.clone();
+        if told.is_none() {
+            // It failed in passing: the next one who asks tries again.
+            self.histories.told.lock().await.remove(&key);
+        }
+        Some((told?, until))
+    }
+
+    async fn read_history(&self, connection: &Connection, (index, known, until): Key) -> Option<Told> {
+        let _place = self.histories.reads.acquire().await.expect("the semaphore is never closed");
+        let config = &self.sources[index];
+        let prefixes: Vec<KeyPrefix> = self.sources.iter().map(|source| source.prefix.clone()).collect();
+        let source = EtcdSource::new(connection.clone(), config.prefix.clone(), &prefixes);
+        match Box::pin(watcher::history(source, known, until)).await {
+            Ok(history) => Some(Ok(decode(config, known, history))),
+            Err(HistoryError::Compacted) => Some(Err(SnapshotReason::Compacted)),
+            Err(HistoryError::Other) => Some(Err(SnapshotReason::Restored)),
+            Err(HistoryError::TooMuch) => Some(Err(SnapshotReason::Lagged)),
+            Err(HistoryError::Source(error)) => {
+                tracing::debug!(source = %config.prefix, %error, "history could not be read");
+                None
+            }
+        }
+    }
+}
+
+fn decode(source: &SourceConfig, known: SourcePosition, history: watcher::History) -> Arc<[Missed]> {
+    let mut view: BTreeMap<String, Arc<Record>> =
+        history.base.iter().map(|entry| (key_text(&entry.key).into_owned(), Arc::new(record(source, entry)))).collect();
+    let mut after = known.revision;
+    let deltas = history.deltas.into_iter().map(|(position, changes)| {
+        let mut moved = Vec::new();
+        let changes = changes.into_iter().filter_map(|change| match change {
+            EntryChange::Put(entry) => {
+                let record = Arc::new(record(source, &entry));
+                let before = view.insert(record.key.clone(), Arc::clone(&record));
+                moved.extend(before.filter(|before| before.service != record.service));
+                Some(Change::Put(record))
+            }
+            EntryChange::Delete { key, .. } => {
+                let key = key_text(&key).into_owned();
+                let last = view.remove(&key)?;
+                Some(Change::Delete(Departure { key, service: last.service.clone(), last }))
+            }
+        });
+        let delta = Delta {
+            source: source.prefix.as_str().to_owned(),
+            after,
+            changes: changes.collect(),
+            revision: position.revision,
+        };
+        after = position.revision;
+        Missed { position, kind: FrameKind::Changed { delta: Arc::new(delta), moved } }
+    });
+    deltas.collect()
+}
