@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use etcd_client::PutOptions;
+use etcd_client::{PutOptions, Txn, TxnOp};
 use futures_util::future::join_all;
 use rollcall_registry::{
     Registrar, RegistrarConfig, Registration,
@@ -242,12 +242,22 @@ impl Fleet {
     }
 
     async fn exit_all(&mut self) {
-        let leaving = self.registrations.iter_mut().filter_map(Option::take).map(Registration::deregister);
-        let clearing = async {
-            if let Ok(client) = self.connection.client().await {
-                let _ = client.kv().delete(MALFORMED_KEY, None).await;
+        // Of those that crashed the lease still lives for a while.
+        let crashed = self.parts.iter().zip(&self.registrations).filter(|(_, registration)| registration.is_none());
+        let mut leftovers: Vec<String> = crashed
+            .filter_map(|(part, _)| part.layout.encode(&prefix(part.layout), &part.instance).ok())
+            .map(|(key, _)| key)
+            .collect();
+        leftovers.push(MALFORMED_KEY.to_owned());
+        let connection = self.connection.clone();
+        let clearing = Box::pin(async move {
+            if let Ok(client) = connection.client().await {
+                let deletes: Vec<_> = leftovers.into_iter().map(|key| TxnOp::delete(key, None)).collect();
+                // What this cannot reach runs out by itself, but for the malformed value, which the next run puts anew.
+                let _ = client.kv().txn(Txn::new().and_then(deletes)).await;
             }
-        };
+        });
+        let leaving = self.registrations.iter_mut().filter_map(Option::take).map(Registration::deregister);
         let (outcomes, ()) = tokio::join!(join_all(leaving), clearing);
         let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
         if failed > 0 {
