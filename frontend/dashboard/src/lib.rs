@@ -1,1 +1,13 @@
-//! (under construction)
+//! The page: a Leptos app over the live store.
+//!
+//! What the page decides is pure and builds anywhere, with its tests; what touches the browser is for WebAssembly alone.
+
+pub mod aftermath;
+pub mod draft;
+pub mod lease;
+pub mod live;
+pub mod route;
+pub mod search;
+pub mod window;
+pub mod words;
+

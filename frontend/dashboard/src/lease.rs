@@ -1,0 +1,181 @@
+//! How much of a lease is left, counted down between the server's samples, and when a renewal is overdue.
+//!
+//! Pure: time comes in as an argument, in milliseconds of a clock that never jumps.
+//!
+//! The server asks each lease again after half of what it last had left, so a sample that shows no renewal comes at the
+//! half at the latest. A program renews every third of its TTL (some go-micro versions every half), so at its first
+//! sample after a renewal a healthy lease has at least half left, and at half of that a new sample must have shown the
+//! next renewal. Only when that moment has passed, by the stream's own rhythm and what many leases cost, is it overdue:
+//! a false alarm is worse than a late one.
+
+/// How far two estimates of one deadline may lie apart: whole seconds are rounded down, twice.
+const DEADLINE_SLACK_MS: f64 = 1_600.0;
+
+/// What a sample's way to the page may take, in seconds.
+const SAMPLE_TRIP_S: f64 = 0.7;
+
+/// How many leases a server samples in a second, at the most.
+const LEASE_SAMPLES_PER_S: f64 = 1_000.0;
+
+/// The rhythm in which the server speaks of leases.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rhythm {
+    /// The time between two messages about the leases, in seconds.
+    pub interval_s: f64,
+    /// How many leases they speak of.
+    pub leases: usize,
+    /// When the last of them came.
+    pub heard_ms: f64,
+}
+
+impl Default for Rhythm {
+    fn default() -> Self {
+        Self { interval_s: 5.0, leases: 0, heard_ms: 0.0 }
+    }
+}
+
+impl Rhythm {
+    /// A message about `leases` leases came.
+    pub fn hear(&mut self, leases: usize, now_ms: f64) {
+        if self.heard_ms > 0.0 {
+            let gap_s = (now_ms - self.heard_ms) / 1_000.0;
+            // A gap that was longer than another is forgotten slowly.
+            self.interval_s = gap_s.max(self.interval_s * 0.9).clamp(1.0, 10.0);
+        }
+        self.leases = leases;
+        self.heard_ms = now_ms;
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "nobody has 2^52 leases")]
+    fn slack_s(&self) -> f64 {
+        self.interval_s + SAMPLE_TRIP_S + self.leases as f64 / LEASE_SAMPLES_PER_S
+    }
+}
+
+/// What is known of one lease.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LeaseClock {
+    /// The TTL it was granted, in seconds.
+    pub granted_s: i64,
+    /// When it runs out unless it is renewed.
+    pub deadline_ms: f64,
+    /// What was left when this deadline was first heard of, in seconds.
+    first_left_s: f64,
+}
+
+impl LeaseClock {
+    /// A lease of which `remaining_s` whole seconds were left at `now_ms`.
+    pub fn new(granted_s: i64, remaining_s: i64, now_ms: f64) -> Self {
+        let first_left_s = seconds(remaining_s);
+        Self { granted_s, deadline_ms: now_ms + first_left_s * 1_000.0, first_left_s }
+    }
+
+    /// Takes in a later sample; says whether it was renewed in between.
+    pub fn hear(&mut self, granted_s: i64, remaining_s: i64, now_ms: f64) -> bool {
+        let heard = Self::new(granted_s, remaining_s, now_ms);
+        let same = granted_s == self.granted_s && (heard.deadline_ms - self.deadline_ms).abs() <= DEADLINE_SLACK_MS;
+        if !same {
+            *self = heard;
+        }
+        !same
+    }
+
+    /// The whole seconds left, 0 where it is over.
+    #[expect(clippy::cast_possible_truncation, reason = "etcd's longest TTL has ten digits")]
+    pub fn remaining_s(&self, now_ms: f64) -> i64 {
+        ((self.deadline_ms - now_ms) / 1_000.0).ceil().max(0.0) as i64
+    }
+
+    /// Whether a renewal is overdue. `two_rounds` for programs that renew so seldom (every half of the TTL) that one
+    /// sample without a renewal says nothing.
+    pub fn is_late(&self, rhythm: &Rhythm, two_rounds: bool, now_ms: f64) -> bool {
+        let slack_s = rhythm.slack_s();
+        if now_ms - rhythm.heard_ms > slack_s * 1_000.0 {
+            return false;
+        }
+        let left_s = (self.deadline_ms - now_ms) / 1_000.0;
+        left_s < self.first_left_s / (if two_rounds { 4.0 } else { 2.0 }) - slack_s
+            // A lease of hours is sampled every 30 s, and is late only where it is past what any program lets pass.
+            && left_s < seconds(self.granted_s) * 0.45
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "etcd's longest TTL has ten digits")]
+fn seconds(count: i64) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Plays a program that renews at these times against a server that samples and speaks as ours does, and says when
+    /// it was called late.
+    fn play(ttl_s: i64, renewals_s: &[f64], until_s: f64, two_rounds: bool, leases: usize) -> Option<f64> {
+        let renewed_at = |now: f64| renewals_s.iter().copied().filter(|at| *at <= now).fold(0.0, f64::max);
+        let left = |now: f64| ((seconds(ttl_s) - (now - renewed_at(now))).floor() as i64).max(0);
+        let (mut rhythm, mut clock) = (Rhythm::default(), None::<LeaseClock>);
+        let (mut sample, mut next_sample, mut next_word) = ((0.0, ttl_s), 0.0, 0.1);
+        let mut now = 0.0;
+        while now < until_s {
+            if now >= next_sample {
+                sample = (now, left(now));
+                next_sample = now + (seconds(sample.1) / 2.0).clamp(0.5, 30.0).max(leases as f64 / 1_000.0);
+            }
+            if now >= next_word {
+                next_word = now + if leases > 1_000 { 4.5 } else { 2.0 };
+                let remaining = (sample.1 - (now - sample.0).floor() as i64).max(0);
+                rhythm.hear(leases, now * 1_000.0);
+                clock.get_or_insert(LeaseClock::new(ttl_s, remaining, now * 1_000.0)).hear(
+                    ttl_s,
+                    remaining,
+                    now * 1_000.0,
+                );
+            }
+            if clock.is_some_and(|clock| clock.is_late(&rhythm, two_rounds, now * 1_000.0)) {
+                return Some(now);
+            }
+            now += 0.1;
+        }
+        None
+    }
+
+    fn every(interval_s: f64, until_s: f64) -> Vec<f64> {
+        (1..).map(|round| f64::from(round) * interval_s).take_while(|at| *at < until_s).collect()
+    }
+
+    #[test]
+    fn a_healthy_program_is_never_called_late() {
+        for (ttl_s, interval_s, two_rounds) in
+            [(15, 5.0, false), (10, 3.4, false), (60, 20.0, false), (2, 0.7, false), (60, 30.0, true), (90, 30.0, true)]
+        {
+            for leases in [1, 900, 10_000] {
+                assert_eq!(play(ttl_s, &every(interval_s, 600.0), 600.0, two_rounds, leases), None, "{ttl_s} {leases}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_program_that_died_is_called_late_before_its_lease_ends() {
+        for offset in [0.0, 0.7, 1.9, 3.3] {
+            for (ttl_s, interval_s, two_rounds) in [(15, 5.0, false), (60, 20.0, false), (60, 30.0, true)] {
+                let mut renewals = every(interval_s, 100.0 + offset);
+                renewals.push(100.0 + offset);
+                let late = play(ttl_s, &renewals, 300.0, two_rounds, 20).unwrap();
+                let end = 100.0 + offset + seconds(ttl_s);
+                assert!(late < end && late > 100.0 + offset + seconds(ttl_s) / 3.0, "{ttl_s} {offset}: {late} {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_late_where_nobody_speaks_of_it() {
+        let mut rhythm = Rhythm::default();
+        rhythm.hear(1, 1_000.0);
+        let clock = LeaseClock::new(15, 14, 1_000.0);
+        assert!(!clock.is_late(&rhythm, false, 14_000.0));
+        assert_eq!(clock.remaining_s(1_000.0), 14);
+        assert_eq!(clock.remaining_s(2_500.0), 13);
+        assert_eq!(clock.remaining_s(60_000.0), 0);
+    }
+}
