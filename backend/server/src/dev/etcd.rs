@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use rollcall_registry::etcd::connect::{ConnectConfig, Connection};
+use etcd_client::Client;
 use rustix::process::Signal;
 use tokio::{
     process::{Child, ChildStdin, Command},
@@ -38,6 +38,9 @@ const CLIENT_PORTS_MAX: u16 = 200;
 
 /// How long etcd may take until it answers.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How often etcd is started where its ports are taken in the meantime.
+const START_TRIES_MAX: usize = 10;
 
 /// How long one question whether it answers already may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -106,6 +109,19 @@ pub struct DevEtcd {
 /// # Errors
 /// Where there is none, or it does not start; nothing is left running then.
 pub async fn start(config: DevEtcdConfig) -> Result<DevEtcd, DevEtcdError> {
+    let mut tries = 1;
+    loop {
+        match start_once(config.clone()).await {
+            // Between choosing a port and etcd's taking it, somebody else may have.
+            Err(DevEtcdError::Ended(log)) if log.contains("address already in use") && tries < START_TRIES_MAX => {
+                tries += 1;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn start_once(config: DevEtcdConfig) -> Result<DevEtcd, DevEtcdError> {
     let program = match config.etcd_bin {
         Some(path) if is_program(&path) => path,
         Some(path) => return Err(DevEtcdError::BadProgram(path)),
@@ -153,7 +169,7 @@ pub async fn start(config: DevEtcdConfig) -> Result<DevEtcd, DevEtcdError> {
     }
     let lifeline = guard.stdin.take();
     let mut etcd = DevEtcd { guard, lifeline, endpoint: format!("http://127.0.0.1:{client_port}"), log };
-    match etcd.answers().await {
+    match etcd.answers(&member_name(peer_port)).await {
         Ok(()) => Ok(etcd),
         Err(error) => {
             etcd.shutdown().await;
@@ -187,10 +203,7 @@ impl DevEtcd {
         }
     }
 
-    async fn answers(&mut self) -> Result<(), DevEtcdError> {
-        let endpoints = vec![self.endpoint.clone()];
-        let connection = Connection::new(ConnectConfig { endpoints, ..ConnectConfig::default() })
-            .expect("an address of loopback is an endpoint");
+    async fn answers(&mut self, name: &str) -> Result<(), DevEtcdError> {
         let begun = Instant::now();
         loop {
             if let Ok(Some(_)) = self.guard.try_wait() {
@@ -199,15 +212,21 @@ impl DevEtcd {
             if begun.elapsed() > START_TIMEOUT {
                 return Err(DevEtcdError::Silent(log_tail(&self.log)));
             }
-            if let Ok(client) = connection.client().await {
-                match timeout(PROBE_TIMEOUT, client.kv().get("/", None)).await {
-                    Ok(Ok(_)) => return Ok(()),
-                    Ok(Err(_)) | Err(_) => connection.report_failure(&client),
-                }
+            // Where somebody else's etcd was faster to the port, it is not taken for one's own.
+            let members = async { Client::connect([&self.endpoint], None).await?.member_list().await };
+            if let Ok(Ok(answer)) = timeout(PROBE_TIMEOUT, Box::pin(members)).await
+                && answer.members().iter().any(|member| member.name() == name)
+            {
+                return Ok(());
             }
             sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+/// Tells this etcd from any other that might answer at its port.
+fn member_name(peer_port: u16) -> String {
+    format!("rollcall-dev-{peer_port}")
 }
 
 fn log_tail(log: &File) -> String {
@@ -283,11 +302,12 @@ impl GuardArgs {
     fn command(&self) -> Command {
         let client = format!("http://127.0.0.1:{}", self.client_port);
         let peer = format!("http://127.0.0.1:{}", self.peer_port);
+        let name = member_name(self.peer_port);
         let mut command = Command::new(&self.program);
         command
             .arg("--data-dir")
             .arg(&self.data_dir)
-            .args(["--name", "rollcall-dev", "--initial-cluster", &format!("rollcall-dev={peer}")])
+            .args(["--name", &name, "--initial-cluster", &format!("{name}={peer}")])
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             // A fleet that runs for days leaves a history that nobody needs.
