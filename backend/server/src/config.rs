@@ -3,7 +3,7 @@
 use std::{fs, net::SocketAddr, path::PathBuf};
 
 use axum::http::{HeaderValue, Uri};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 use rollcall_registry::etcd::connect::{ConnectConfig, Connection};
 use rollcall_shared::{KeyPrefix, Layout};
 
@@ -17,7 +17,7 @@ const TOKEN_BYTES_MIN: usize = 16;
 
 /// Watches service registries on etcd: which instances live, whose lease runs out, why one vanished.
 #[derive(Debug, Parser)]
-#[command(name = "rollcall", version, propagate_version = true)]
+#[command(name = "rollcall", version)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -51,7 +51,7 @@ pub enum Command {
     /// Starts a private, real etcd as its child, then serves over it
     Dev {
         /// Also runs a fleet of instances that register, renew, crash and leave
-        #[arg(long, env = "ROLLCALL_DEMO")]
+        #[arg(long, env = "ROLLCALL_DEMO", value_parser = BoolishValueParser::new())]
         demo: bool,
         /// Where etcd keeps its data; without it, in a folder that is thrown away at the end
         #[arg(long, env = "ROLLCALL_DATA_DIR", value_name = "DIR")]
@@ -68,7 +68,7 @@ pub enum Command {
         /// Only those of this service
         service: Option<String>,
         /// One JSON object a line
-        #[arg(long)]
+        #[arg(long, env = "ROLLCALL_JSON", value_parser = BoolishValueParser::new())]
         json: bool,
         /// Where etcd is.
         #[command(flatten)]
@@ -82,7 +82,7 @@ pub enum Command {
         /// Only those of this service
         service: Option<String>,
         /// One JSON object a line, as the stream has them
-        #[arg(long)]
+        #[arg(long, env = "ROLLCALL_JSON", value_parser = BoolishValueParser::new())]
         json: bool,
         /// Where etcd is.
         #[command(flatten)]
@@ -94,25 +94,25 @@ pub enum Command {
     /// Registers and renews until it is stopped, then deregisters
     Register {
         /// The service's name
-        #[arg(long)]
+        #[arg(long, env = "ROLLCALL_NAME")]
         name: String,
         /// Where the instance answers, as its layout writes it
-        #[arg(long, required = true, value_name = "URL")]
+        #[arg(long, env = "ROLLCALL_ENDPOINT", required = true, value_name = "URL")]
         endpoint: Vec<String>,
         /// Tells it from the others of its service; made up where there is none
-        #[arg(long)]
+        #[arg(long, env = "ROLLCALL_ID")]
         id: Option<String>,
         /// The program's version
-        #[arg(long, default_value = "")]
+        #[arg(long, env = "ROLLCALL_VERSION", default_value = "")]
         version: String,
         /// What else there is to say
-        #[arg(long, value_name = "K=V", value_parser = parse_meta)]
+        #[arg(long, env = "ROLLCALL_META", value_name = "K=V", value_parser = parse_meta)]
         meta: Vec<(String, String)>,
         /// How long the key outlives its program
-        #[arg(long, default_value = "15s", value_parser = parse_ttl_s)]
+        #[arg(long, env = "ROLLCALL_TTL", default_value = "15s", value_parser = parse_ttl_s)]
         ttl: i64,
         /// How the value is written
-        #[arg(long, default_value = "kratos")]
+        #[arg(long, env = "ROLLCALL_LAYOUT", default_value = "kratos")]
         layout: Layout,
         /// Runs this, registered while it lives, and exits with its code
         #[arg(last = true, value_name = "COMMAND")]
@@ -130,7 +130,7 @@ pub enum Command {
         #[arg(value_name = "KEY")]
         target: String,
         /// Revokes its lease, and with it every key on it
-        #[arg(long)]
+        #[arg(long, env = "ROLLCALL_REVOKE_LEASE", value_parser = BoolishValueParser::new())]
         revoke_lease: bool,
         /// Where etcd is.
         #[command(flatten)]
@@ -226,6 +226,17 @@ pub struct ServeConfig {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct FlagError(pub String);
+
+impl Command {
+    /// Which log lines are written unless `RUST_LOG` says otherwise: a server tells what it does, a command only what
+    /// goes wrong.
+    pub fn log_filter(&self) -> &'static str {
+        match self {
+            Self::Serve { .. } | Self::Dev { .. } => "info",
+            Self::Ls { .. } | Self::Watch { .. } | Self::Register { .. } | Self::Deregister { .. } => "warn",
+        }
+    }
+}
 
 impl ConnectArgs {
     /// A connection, which is made at the first use.

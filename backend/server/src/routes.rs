@@ -1,6 +1,8 @@
 //! The route list, which reads as a table, and the layers around it.
 
 mod ask;
+#[cfg(test)]
+mod openapi_tests;
 mod read;
 mod stream;
 mod write;

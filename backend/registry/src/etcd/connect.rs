@@ -64,7 +64,7 @@ pub enum ConnectError {
         source: etcd_client::Error,
     },
     /// The endpoint cannot be reached, or refuses the credentials.
-    #[error("etcd at {endpoint} cannot be used: {source}")]
+    #[error("etcd at {endpoint} cannot be used: {}", describe(source))]
     Refused {
         /// The endpoint that was tried.
         endpoint: String,
@@ -77,6 +77,27 @@ pub enum ConnectError {
         /// The endpoint that was tried.
         endpoint: String,
     },
+}
+
+/// What went wrong, in one sentence for people: etcd's own words, or what the connection's innermost error says.
+pub fn describe(error: &etcd_client::Error) -> String {
+    let innermost = |error: &dyn std::error::Error| {
+        let mut source = error.source();
+        let mut last = None;
+        while let Some(error) = source {
+            last = Some(error.to_string());
+            source = error.source();
+        }
+        last
+    };
+    match error {
+        etcd_client::Error::GRpcStatus(status) => match innermost(status) {
+            Some(why) => format!("{} ({why})", status.message()),
+            None => status.message().to_owned(),
+        },
+        etcd_client::Error::TransportError(error) => innermost(error).unwrap_or_else(|| error.to_string()),
+        other => other.to_string(),
+    }
 }
 
 /// A connection to etcd that many share; cheap to clone.
@@ -243,7 +264,9 @@ fn bad_endpoint(endpoint: &str, detail: String) -> ConnectError {
 fn check_endpoint(endpoint: &str) -> Result<(), ConnectError> {
     let address = match endpoint.split_once("://") {
         Some(("http" | "https", address)) => address.trim_end_matches('/'),
-        Some((scheme, _)) => return Err(bad_endpoint(endpoint, format!("{scheme}:// is neither http:// nor https://"))),
+        Some((scheme, _)) => {
+            return Err(bad_endpoint(endpoint, format!("{scheme}:// is neither http:// nor https://")));
+        }
         None => endpoint,
     };
     let uri: tonic::codegen::http::Uri =

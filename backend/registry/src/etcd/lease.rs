@@ -15,7 +15,7 @@ pub enum LeaseError {
     #[error("lease {0} is gone")]
     Gone(LeaseId),
     /// etcd refused, or the connection failed.
-    #[error("etcd: {0}")]
+    #[error("etcd: {}", super::connect::describe(.0))]
     Request(#[source] Box<etcd_client::Error>),
     /// No answer in time.
     #[error("etcd did not answer within {} s", REQUEST_TIMEOUT.as_secs())]

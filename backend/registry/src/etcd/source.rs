@@ -62,7 +62,7 @@ pub enum SourceError {
     #[error("the revision asked for is in etcd's future")]
     Future,
     /// The request failed.
-    #[error("etcd: {0}")]
+    #[error("etcd: {}", super::connect::describe(.0))]
     Request(#[source] Box<etcd_client::Error>),
     /// etcd ended the watch.
     #[error("etcd ended the watch: {0}")]

@@ -38,7 +38,7 @@ enum DeregisterError {
     Connect(#[from] ConnectError),
     #[error(transparent)]
     Lease(#[from] LeaseError),
-    #[error("etcd: {0}")]
+    #[error("etcd: {}", rollcall_registry::etcd::connect::describe(.0))]
     Request(#[source] Box<etcd_client::Error>),
     #[error("etcd did not answer in time")]
     Timeout,
