@@ -22,10 +22,14 @@ pub struct Process {
     guard: Child,
     stdout: Lines,
     stderr: Lines,
+    readers: [thread::JoinHandle<()>; 2],
     gentle: bool,
 }
 
 type Lines = Arc<Mutex<Vec<String>>>;
+
+/// How long the last of what a child wrote may take to be read once it has ended.
+const DRAIN_MAX: Duration = Duration::from_secs(2);
 
 impl Process {
     /// Starts `command`, keeping what it writes. A program that is not there fails with `install`.
@@ -41,9 +45,10 @@ impl Process {
             .stderr(Stdio::null())
             .spawn()
             .expect("every Unix has a shell");
-        let stdout = keep(child.stdout.take().expect("it is piped"));
-        let stderr = keep(child.stderr.take().expect("it is piped"));
-        Self { name: name.to_owned(), child, guard, stdout, stderr, gentle: false }
+        let (stdout, stdout_reader) = keep(child.stdout.take().expect("it is piped"));
+        let (stderr, stderr_reader) = keep(child.stderr.take().expect("it is piped"));
+        let readers = [stdout_reader, stderr_reader];
+        Self { name: name.to_owned(), child, guard, stdout, stderr, readers, gentle: false }
     }
 
     /// Ends by SIGTERM and only then by SIGKILL, when it is dropped.
@@ -78,19 +83,25 @@ impl Process {
         self.child.try_wait().expect("it is our child")
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and for the last of what it wrote.
     pub async fn ended(&mut self, within: Duration) -> ExitStatus {
         let name = self.name.clone();
         let (stdout, stderr) = (Arc::clone(&self.stdout), Arc::clone(&self.stderr));
         let child = Mutex::new(&mut self.child);
-        eventually(&format!("{name} ends"), within, || async {
+        let status = eventually(&format!("{name} ends"), within, || async {
             let status = child.lock().unwrap_or_else(PoisonError::into_inner).try_wait().expect("it is our child");
             status.ok_or_else(|| {
                 let last = |lines: &Lines| lines.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 (last(&stdout), last(&stderr))
             })
         })
-        .await
+        .await;
+        // A grandchild may hold the pipes for longer: then what has come is all there is to see.
+        let deadline = Instant::now() + DRAIN_MAX;
+        while !self.readers.iter().all(thread::JoinHandle::is_finished) && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        status
     }
 
     /// Waits for a line of stderr that `matches` gives something for.
@@ -193,14 +204,14 @@ pub fn processes() -> Vec<(u32, String)> {
         .collect()
 }
 
-fn keep(from: impl Read + Send + 'static) -> Lines {
+fn keep(from: impl Read + Send + 'static) -> (Lines, thread::JoinHandle<()>) {
     let lines = Lines::default();
     let kept = Arc::clone(&lines);
-    thread::spawn(move || {
+    let reader = thread::spawn(move || {
         for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).into_owned();
             kept.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         }
     });
-    lines
+    (lines, reader)
 }
