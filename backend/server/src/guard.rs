@@ -96,7 +96,18 @@ pub async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next
         response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
         return response;
     }
+    if !request.method().is_safe() && !is_from_own_page(request.uri(), request.headers()) {
+        return Failure::new(StatusCode::FORBIDDEN, "another site's page asked for a write").into_response();
+    }
     next.run(request).await
+}
+
+/// Whether the page that asks, where one does, is this host's own. `CsrfLayer` takes `Sec-Fetch-Site` for an answer;
+/// here `Origin` has to agree too.
+fn is_from_own_page(uri: &Uri, headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else { return true };
+    let Some((_, origin_host)) = origin.to_str().ok().and_then(|origin| origin.split_once("://")) else { return false };
+    authority(uri, headers).is_some_and(|host| host.eq_ignore_ascii_case(origin_host))
 }
 
 #[cfg(test)]
@@ -129,6 +140,23 @@ mod tests {
         ] {
             assert!(!guard.knows_host(other), "{other}");
         }
+    }
+
+    #[test]
+    fn only_a_page_of_the_same_host_writes() {
+        let headers = |origin: &'static str| {
+            HeaderMap::from_iter([
+                (header::HOST, HeaderValue::from_static("localhost:8420")),
+                (header::ORIGIN, HeaderValue::from_static(origin)),
+            ])
+        };
+        let uri = Uri::from_static("/api/v1/instances");
+        assert!(is_from_own_page(&uri, &headers("http://localhost:8420")));
+        for other in ["http://localhost:8421", "http://evil.example", "null", "", "https://localhost:8420.evil.example"]
+        {
+            assert!(!is_from_own_page(&uri, &headers(other)), "{other}");
+        }
+        assert!(is_from_own_page(&uri, &HeaderMap::new()));
     }
 
     #[test]

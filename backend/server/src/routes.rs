@@ -12,12 +12,13 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::{Request, State},
-    http::{HeaderName, HeaderValue, Method, header},
+    http::{HeaderName, HeaderValue, Method, Uri, header},
     middleware::{from_fn, from_fn_with_state},
-    response::Response,
+    response::{IntoResponse as _, Redirect, Response},
     routing::{delete, get, post},
 };
 use rollcall_shared::api::API;
+use tower::ServiceExt as _;
 use tower_http::{
     compression::CompressionLayer,
     cors::{AllowOrigin, CorsLayer},
@@ -29,7 +30,7 @@ use crate::{
     assets::Assets,
     guard::{Guard, guard},
     kept::KeptLeases,
-    problem::problems_only,
+    problem::{Failure, problems_only},
     sse::Context,
     undo::UndoBook,
 };
@@ -85,13 +86,40 @@ pub fn router(app: Arc<App>, edge: Edge) -> Router {
         )
         .layer(from_fn_with_state(Arc::new(edge.guard), guard));
     let open = Router::new().route("/healthz", get(read::healthz)).route("/readyz", get(read::readyz));
-    let all = guarded.merge(open).with_state(app);
-    let all = if edge.base_path.is_empty() { all } else { Router::new().nest(&edge.base_path, all) };
-    all.layer(from_fn(problems_only))
+    below(&edge.base_path, guarded.merge(open).with_state(app))
+        .layer(from_fn(problems_only))
         .layer(CompressionLayer::new().gzip(true).br(true).quality(tower_http::CompressionLevel::Fastest))
         .layer(header_always(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY))
         .layer(header_always(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(header_always(header::REFERRER_POLICY, "no-referrer"))
+}
+
+/// Serves `all` below `base_path`, and nothing beside it. Axum's own nesting leaves the path with its closing `/` out.
+fn below(base_path: &str, all: Router) -> Router {
+    if base_path.is_empty() {
+        return all;
+    }
+    let base_path: Arc<str> = base_path.into();
+    Router::new().fallback(async move |mut request: Request| {
+        let inside = request.uri().path().strip_prefix(&*base_path).map(str::to_owned);
+        match inside.as_deref() {
+            Some("") => Redirect::permanent(&format!("{base_path}/")).into_response(),
+            Some(path) if path.starts_with('/') => {
+                let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+                let mut parts = request.uri().clone().into_parts();
+                let Ok(path) = format!("{path}{query}").parse() else {
+                    return Failure::bad_request("this is no path").into_response();
+                };
+                parts.path_and_query = Some(path);
+                let Ok(uri) = Uri::from_parts(parts) else {
+                    return Failure::bad_request("this is no path").into_response();
+                };
+                *request.uri_mut() = uri;
+                all.oneshot(request).await.into_response()
+            }
+            _ => Failure::not_found(format!("everything stands below {base_path}/")).into_response(),
+        }
+    })
 }
 
 fn header_always(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
