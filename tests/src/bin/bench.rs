@@ -22,7 +22,7 @@ use tokio::{
     io::AsyncWriteExt as _,
     net::TcpStream,
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
 };
 
 const PREFIX: &str = "/microservices/";
@@ -284,7 +284,9 @@ async fn write(etcd: &Etcd, rate: u32) -> anyhow::Result<u64> {
     for writer in 0..WRITERS {
         let mut client = etcd.client().await;
         tasks.push(tokio::spawn(async move {
-            let mut ticks = interval(Duration::from_secs(1) * WRITERS / rate);
+            // One writer after the other: changes that came in bursts would flatter whoever puts them together.
+            let first = start + Duration::from_secs(1) * writer / rate;
+            let mut ticks = interval_at(first, Duration::from_secs(1) * WRITERS / rate);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
             let mut number = 0_u64;
             while start.elapsed() < FANOUT_RUN {
