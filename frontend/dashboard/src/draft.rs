@@ -52,6 +52,18 @@ impl Field {
     }
 }
 
+/// Where a layout's keys stand unless the server is told otherwise.
+pub fn default_prefix(layout: Layout) -> Option<&'static str> {
+    match layout {
+        Layout::Kratos => Some("/microservices/"),
+        Layout::GoMicro => Some("/micro/registry/"),
+        Layout::Plain => Some("services/"),
+        Layout::Kitex => Some("kitex/registry-etcd/"),
+        Layout::Hertz => Some("hertz/registry-etcd/"),
+        Layout::Grpc | Layout::GoZero | Layout::GoKit => None,
+    }
+}
+
 /// What is typed, as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Draft {

@@ -222,3 +222,13 @@ pub fn layout(layout: Layout) -> &'static str {
         Layout::Plain => "plain",
     }
 }
+
+pub const APPEARED: &str = "appeared";
+pub const CHANGED: &str = "changed";
+pub const RESTORED: &str = "etcd came back from a backup: what is shown is its state now";
+pub const STARTED_OVER: &str = "the page was brought up to date from a fresh snapshot";
+pub const DETAILS: &str = "Details";
+pub const CREATED: &str = "created at";
+pub const LAST_CHANGED: &str = "last changed at";
+pub const URL_EXAMPLE: &str = "http://10.0.0.1:8000";
+pub const ADDRESS_EXAMPLE: &str = "10.0.0.1:8000";

@@ -1,0 +1,90 @@
+//! The few things that the page asks the browser for. Must not know: the registry, or what the page shows.
+
+use js_sys::{Date, Function, Object, Reflect};
+use leptos::prelude::{document, window};
+use wasm_bindgen::{JsCast, JsValue};
+
+/// Milliseconds since the page was opened, by a clock that never jumps.
+pub fn now_ms() -> f64 {
+    window().performance().map_or(0.0, |clock| clock.now())
+}
+
+/// The wall clock at a moment of [`now_ms`].
+fn date(at_ms: f64) -> Date {
+    Date::new(&JsValue::from_f64(Date::now() - now_ms() + at_ms))
+}
+
+/// The moment as `<time datetime>` has it.
+pub fn datetime(at_ms: f64) -> String {
+    let date = date(at_ms);
+    // A lease of centuries ends where no date is.
+    if date.get_time().is_nan() { String::new() } else { date.to_iso_string().into() }
+}
+
+/// The moment as people read it, in their own clock: the hour to the second.
+pub fn clock(at_ms: f64) -> String {
+    let date = date(at_ms);
+    let two = |number: u32| if number < 10 { ["0", &number.to_string()].concat() } else { number.to_string() };
+    [&*two(date.get_hours()), ":", &two(date.get_minutes()), ":", &two(date.get_seconds())].concat()
+}
+
+/// Whether the page can be seen.
+pub fn is_visible() -> bool {
+    !document().hidden()
+}
+
+/// Where the page's base is, as `index.html` says it: an address that ends in `/`.
+pub fn base() -> String {
+    document().base_uri().ok().flatten().unwrap_or_default()
+}
+
+/// The path of the page's base.
+pub fn base_path() -> String {
+    let base = base();
+    let rest = base.split_once("://").map_or(base.as_str(), |(_, rest)| rest);
+    rest.find('/').map_or_else(|| "/".to_owned(), |at| rest[at..].to_owned())
+}
+
+/// Keeps a choice beyond this visit, where the browser lets it.
+pub fn remember(name: &str, value: &str) {
+    if let Ok(Some(storage)) = window().local_storage() {
+        // A full or forbidden storage loses the choice, and nothing else.
+        let _ = storage.set_item(name, value);
+    }
+}
+
+/// Whether the system asks for a dark page.
+pub fn prefers_dark() -> bool {
+    window().match_media("(prefers-color-scheme: dark)").ok().flatten().is_some_and(|query| query.matches())
+}
+
+/// Copies a text, where the page may.
+pub fn copy(text: &str) {
+    // Without TLS, beyond loopback, there is no clipboard; the property is then undefined, and so nothing happens.
+    let navigator: JsValue = window().navigator().into();
+    let call = || -> Result<JsValue, JsValue> {
+        let clipboard = Reflect::get(&navigator, &"clipboard".into())?;
+        let write: Function = Reflect::get(&clipboard, &"writeText".into())?.dyn_into()?;
+        write.call1(&clipboard, &text.into())
+    };
+    drop(call());
+}
+
+/// Calls a method without arguments, such as `showModal`, where the element has it.
+pub fn call(element: &Object, method: &str) {
+    if let Ok(method) = Reflect::get(element, &method.into())
+        && let Some(method) = method.dyn_ref::<Function>()
+    {
+        // It throws only where the element is in that state already.
+        let _ = method.call0(element);
+    }
+}
+
+/// Puts the focus on the first element that a selector finds.
+pub fn focus(selector: &str) {
+    if let Ok(Some(element)) = document().query_selector(selector)
+        && let Ok(element) = element.dyn_into::<web_sys::HtmlElement>()
+    {
+        let _ = element.focus();
+    }
+}

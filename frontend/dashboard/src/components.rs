@@ -1,0 +1,13 @@
+//! The parts of the page.
+
+pub mod activity;
+pub mod dialog;
+pub mod empty;
+pub mod form;
+pub mod instances;
+pub mod row;
+pub mod scroll;
+pub mod services;
+pub mod sheet;
+pub mod toasts;
+pub mod top;

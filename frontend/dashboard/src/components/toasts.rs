@@ -1,0 +1,52 @@
+//! What is told in passing, and how to take it back.
+
+use leptos::prelude::*;
+
+use crate::{app::{Toast, Ui}, words};
+
+/// The notes at the page's foot.
+#[component]
+pub fn Toasts() -> impl IntoView {
+    let ui = Ui::get();
+    Effect::new(move |_| {
+        let now_ms = ui.store.now_ms.get();
+        if ui.toasts.with_untracked(|toasts| toasts.iter().any(|toast| toast.until_ms <= now_ms)) {
+            ui.toasts.update(|toasts| toasts.retain(|toast| toast.until_ms > now_ms));
+        }
+    });
+    view! {
+        <div class="toasts" aria-live="polite">
+            <For each=move || ui.toasts.get() key=|toast| toast.number let:toast>
+                <Note toast />
+            </For>
+        </div>
+    }
+}
+
+#[component]
+fn Note(toast: Toast) -> impl IntoView {
+    let ui = Ui::get();
+    let number = toast.number;
+    let until_ms = toast.until_ms;
+    let close = move |_| ui.toasts.update(|toasts| toasts.retain(|other| other.number != number));
+    let undo = toast.undo.is_some().then(|| {
+        let toast = toast.clone();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is not negative")]
+        let left = move || ((until_ms - ui.store.now_ms.get()) / 1_000.0).max(0.0) as u64;
+        view! {
+            <span class="count">{move || words::about(left())}</span>
+            <button type="button" data-testid="undo" on:click=move |_| ui.undo(toast.clone())>
+                {words::UNDO}
+            </button>
+        }
+    });
+    view! {
+        <div class="toast">
+            <span>{toast.text.clone()}</span>
+            {undo}
+            <button type="button" class="close" aria-label=words::CLOSE on:click=close>
+                "×"
+            </button>
+        </div>
+    }
+}

@@ -1,0 +1,4 @@
+//! What stands in the middle of the page: everything, or one service.
+
+pub mod overview;
+pub mod service;
