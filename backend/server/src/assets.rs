@@ -53,16 +53,16 @@ impl Assets {
 
     /// The answer to a request that no route takes: a file, or the page, or 404.
     pub fn serve(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Response {
+        let path = uri.path().trim_start_matches('/');
+        if path == "api" || path.starts_with("api/") {
+            return Failure::not_found("the API has nothing at this path: /api/v1/openapi.json lists it")
+                .into_response();
+        }
         if method != Method::GET && method != Method::HEAD {
             let mut response =
                 Failure::new(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here").into_response();
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
-        }
-        let path = uri.path().trim_start_matches('/');
-        if path == "api" || path.starts_with("api/") {
-            return Failure::not_found("the API has nothing at this path: /api/v1/openapi.json lists it")
-                .into_response();
         }
         if let Some(file) = FILES.iter().find(|file| file.name == path && path != "index.html") {
             return file.serve(headers);

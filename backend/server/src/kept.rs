@@ -74,6 +74,7 @@ impl KeptLeases {
         let mut over = Vec::new();
         self.held().retain(|lease, held| {
             if matches!(*held.state.borrow(), LeaseState::Lost) {
+                tracing::warn!(%lease, "a lease that this server renewed has ended: its instance has to be registered anew");
                 over.push((*lease, false));
                 return false;
             }

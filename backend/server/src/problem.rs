@@ -129,6 +129,7 @@ pub async fn problems_only(request: Request, next: Next) -> Response {
     let detail = match status {
         StatusCode::METHOD_NOT_ALLOWED => "this path does not take that method",
         StatusCode::NOT_FOUND => "nothing is at this path",
+        StatusCode::BAD_REQUEST => "the path or the query cannot be read: it is no UTF-8, percent-encoded",
         StatusCode::FORBIDDEN => "another site's page asked for a write, which no other page may",
         StatusCode::PAYLOAD_TOO_LARGE => "the body is larger than 64 KiB",
         _ => "the request was refused",

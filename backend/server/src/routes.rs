@@ -79,12 +79,15 @@ pub fn router(app: Arc<App>, edge: Edge) -> Router {
         .route("/metrics", get(read::metrics))
         .fallback(page)
         .layer(CsrfLayer::new())
+        .layer(from_fn_with_state(Arc::new(edge.guard), guard))
+        // Outside of the guard: a preflight comes without credentials, and a page may read why it was turned away.
         .layer(
             CorsLayer::new()
                 .allow_methods([Method::GET, Method::HEAD])
+                .allow_headers([header::AUTHORIZATION])
+                .expose_headers([header::ETAG, header::RETRY_AFTER])
                 .allow_origin(AllowOrigin::list(edge.allow_origins)),
-        )
-        .layer(from_fn_with_state(Arc::new(edge.guard), guard));
+        );
     let open = Router::new().route("/healthz", get(read::healthz)).route("/readyz", get(read::readyz));
     below(&edge.base_path, guarded.merge(open).with_state(app))
         .layer(from_fn(problems_only))
@@ -94,6 +97,10 @@ pub fn router(app: Arc<App>, edge: Edge) -> Router {
         .layer(header_always(header::REFERRER_POLICY, "no-referrer"))
 }
 
+/// The request was for the base path without its closing `/`: this is the page's address.
+#[derive(Clone)]
+struct Unclosed(String);
+
 /// Serves `all` below `base_path`, and nothing beside it. Axum's own nesting leaves the path with its closing `/` out.
 fn below(base_path: &str, all: Router) -> Router {
     if base_path.is_empty() {
@@ -102,10 +109,16 @@ fn below(base_path: &str, all: Router) -> Router {
     let base_path: Arc<str> = base_path.into();
     Router::new().fallback(async move |mut request: Request| {
         let inside = request.uri().path().strip_prefix(&*base_path).map(str::to_owned);
+        let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+        let inside = match inside.as_deref() {
+            Some("") => {
+                request.extensions_mut().insert(Unclosed(format!("{base_path}/{query}")));
+                Some("/".to_owned())
+            }
+            _ => inside,
+        };
         match inside.as_deref() {
-            Some("") => Redirect::permanent(&format!("{base_path}/")).into_response(),
             Some(path) if path.starts_with('/') => {
-                let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
                 let mut parts = request.uri().clone().into_parts();
                 let Ok(path) = format!("{path}{query}").parse() else {
                     return Failure::bad_request("this is no path").into_response();
@@ -127,5 +140,10 @@ fn header_always(name: HeaderName, value: &'static str) -> SetResponseHeaderLaye
 }
 
 async fn page(State(app): State<Arc<App>>, request: Request) -> Response {
+    if let Some(Unclosed(address)) = request.extensions().get()
+        && request.method().is_safe()
+    {
+        return Redirect::permanent(address).into_response();
+    }
     app.assets.serve(request.method(), request.uri(), request.headers())
 }

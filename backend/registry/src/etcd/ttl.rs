@@ -4,7 +4,7 @@
 //! asked, not rows: one question covers all keys of a lease.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     time::Duration,
 };
 
@@ -19,6 +19,9 @@ pub const SAMPLE_INTERVAL_MIN: Duration = Duration::from_millis(500);
 
 /// The longest.
 pub const SAMPLE_INTERVAL_MAX: Duration = Duration::from_secs(30);
+
+/// Of how many leases without keys the last answer is remembered.
+pub const IDLE_LEASES_MAX: usize = 10_000;
 
 /// How much later than its deadline a lease may end unrenewed: etcd looks every 500 ms, revokes through raft, and
 /// tells its remaining time in whole seconds, rounded down.
@@ -65,6 +68,9 @@ fn seconds(count: i64) -> Duration {
 pub struct LeaseBook {
     held: HashMap<LeaseId, Held>,
     due: BTreeSet<(Instant, LeaseId)>,
+    /// What is known of leases without keys: those whose last key left a moment ago, and those just granted.
+    idle: HashMap<LeaseId, LeaseSample>,
+    idle_order: VecDeque<LeaseId>,
 }
 
 #[derive(Debug)]
@@ -79,18 +85,34 @@ impl LeaseBook {
     pub fn hold(&mut self, lease: LeaseId, now: Instant) {
         let held = self.held.entry(lease).or_insert_with(|| {
             self.due.insert((now, lease));
-            Held { keys: 0, sample: None, due_at: now }
+            Held { keys: 0, sample: self.idle.remove(&lease), due_at: now }
         });
         held.keys += 1;
     }
 
-    /// A key on `lease` is gone. With its last key the lease is forgotten.
+    /// A key on `lease` is gone. With its last key the lease is no longer asked.
     pub fn release(&mut self, lease: LeaseId) {
         let Some(held) = self.held.get_mut(&lease) else { return };
         held.keys -= 1;
         if held.keys == 0 {
             self.due.remove(&(held.due_at, lease));
+            let sample = held.sample;
             self.held.remove(&lease);
+            if let Some(sample) = sample {
+                self.note(lease, sample);
+            }
+        }
+    }
+
+    /// Remembers `sample` of a lease that no key is on: one may come, or come back.
+    pub fn note(&mut self, lease: LeaseId, sample: LeaseSample) {
+        if self.idle.insert(lease, sample).is_none() {
+            self.idle_order.push_back(lease);
+        }
+        while self.idle_order.len() > IDLE_LEASES_MAX {
+            if let Some(oldest) = self.idle_order.pop_front() {
+                self.idle.remove(&oldest);
+            }
         }
     }
 

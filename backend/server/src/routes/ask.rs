@@ -6,7 +6,10 @@ use axum::{
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use rollcall_registry::etcd::connect::EtcdClient;
-use rollcall_shared::api::{BODY_BYTES_MAX, EtcdState};
+use rollcall_shared::{
+    FieldError,
+    api::{BODY_BYTES_MAX, EtcdState},
+};
 use serde_json::Value;
 
 use super::App;
@@ -83,9 +86,13 @@ impl<S: Sync> FromRequest<S> for Json {
                 return Err(Failure::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive within 10 s"));
             }
         };
-        serde_json::from_slice(&bytes)
-            .map(Self)
-            .map_err(|error| Failure::bad_request(format!("the body is no JSON: {error}")))
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
+            // The only thing that serde_json has against well-formed JSON.
+            if error.to_string().starts_with("recursion limit exceeded") {
+                return Failure::unprocessable(vec![FieldError::new("", "it is nested too deeply")]);
+            }
+            Failure::bad_request(format!("the body is no JSON: {error}"))
+        })
     }
 }
 

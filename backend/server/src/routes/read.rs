@@ -94,7 +94,12 @@ pub async fn instances(State(app): State<Arc<App>>, query: Query, headers: Heade
     let stale_for_s = app.stale_for_s();
     let etag = HeaderValue::try_from(format!("W/\"{cursor}\"")).expect("base64url makes a header");
     if stale_for_s.is_none() && assets::matches(&headers, &etag) {
-        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
+        let headers = [
+            (header::ETAG, etag),
+            (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+            (header::VARY, HeaderValue::from_static("accept-encoding")),
+        ];
+        return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
     }
     let continue_token = limit.filter(|limit| records.len() > *limit).map(|limit| {
         records.truncate(limit);

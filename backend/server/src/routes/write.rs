@@ -9,11 +9,13 @@ use axum::{
 };
 use bytes::Bytes;
 use etcd_client::{Compare, CompareOp, DeleteOptions, PutOptions, Txn, TxnOp, TxnOpResponse, proto::PbKeyValue};
-use rollcall_registry::etcd::{connect::REQUEST_TIMEOUT, entry::Entry, lease};
+use rollcall_registry::etcd::{connect::REQUEST_TIMEOUT, entry::Entry, lease, ttl::LeaseSample};
 use rollcall_shared::{
     LeaseId, Record,
     api::{DeregisterAnswer, KeepAlive, LeaseAnswer, RegisterAnswer, RevokeAnswer},
 };
+
+use tokio::time::Instant;
 
 use super::{
     App,
@@ -33,7 +35,13 @@ pub async fn register(State(app): State<Arc<App>>, Json(body): Json) -> Result<C
     app.etcd().await?;
     let lease = match request.ttl_s {
         None => None,
-        Some(ttl_s) => Some(lease::grant(&app.context.connection, ttl_s).await?),
+        Some(ttl_s) => {
+            let asked_at = Instant::now();
+            let (lease, granted_s) = lease::grant(&app.context.connection, ttl_s).await?;
+            let sample = LeaseSample { granted_s, remaining_s: granted_s, asked_at, answered_at: Instant::now() };
+            app.context.mirror.leases(|book| book.note(lease, sample));
+            Some((lease, granted_s))
+        }
     };
     match app.put_new(&registering, lease.map(|(lease, _)| lease)).await {
         Ok(record) => {
