@@ -11,7 +11,9 @@ use web_sys::{Element, Event, HtmlElement, KeyboardEvent, MouseEvent};
 
 use crate::{
     browser,
-    components::{activity::Activity, dialog::Dialog, services::ServiceList, sheet::Sheet, toasts::Toasts, top::TopBar},
+    components::{
+        activity::Activity, dialog::Dialog, services::ServiceList, sheet::Sheet, toasts::Toasts, top::TopBar,
+    },
     pages::{overview::Overview, service::ServicePage},
     route::Address,
     search::Search,
@@ -202,7 +204,8 @@ impl Ui {
     /// Our own links lead to places of the page, without asking the server.
     fn follow_link(self, event: &Event) {
         let Some(click) = event.dyn_ref::<MouseEvent>() else { return };
-        if click.default_prevented() || click.button() != 0 || click.ctrl_key() || click.meta_key() || click.shift_key() {
+        if click.default_prevented() || click.button() != 0 || click.ctrl_key() || click.meta_key() || click.shift_key()
+        {
             return;
         }
         let target = event.target().and_then(|target| target.dyn_into::<Element>().ok());
@@ -222,7 +225,9 @@ impl Ui {
             return;
         }
         match event.key().as_str() {
-            "Escape" if typing && target.as_ref().is_some_and(|target| target.matches("[type=search]").unwrap_or(false)) => {
+            "Escape"
+                if typing && target.as_ref().is_some_and(|target| target.matches("[type=search]").unwrap_or(false)) =>
+            {
                 self.search_for(String::new());
                 browser::focus("#main");
             }
@@ -232,7 +237,8 @@ impl Ui {
             "t" => self.switch_theme(),
             "r" => self.form.set(true),
             "z" => {
-                let newest = self.toasts.with_untracked(|toasts| toasts.iter().find(|toast| toast.undo.is_some()).cloned());
+                let newest =
+                    self.toasts.with_untracked(|toasts| toasts.iter().find(|toast| toast.undo.is_some()).cloned());
                 if let Some(toast) = newest {
                     self.undo(toast);
                 }
@@ -306,8 +312,15 @@ fn App() -> impl IntoView {
         let status = ui.store.status.get();
         ui.store.ready.get() && crate::components::top::state(&status) != "live"
     };
+    let is_empty = ui.store.overall(|live| live.catalog().is_empty());
     view! {
-        <div class="app" data-page=page data-pane=pane data-stale=move || is_stale().then_some("")>
+        <div
+            class="app"
+            data-page=page
+            data-pane=pane
+            data-stale=move || is_stale().then_some("")
+            data-empty=move || is_empty.get().then_some("")
+        >
             <TopBar />
             <ServiceList />
             <main class="main" id="main" tabindex="-1">

@@ -205,12 +205,7 @@ mod tests {
             (Draft { id: "a/b".into(), ..draft() }, Field::Id),
             (Draft { endpoints: "10.0.0.1:8000".into(), ..draft() }, Field::Endpoints),
             (
-                Draft {
-                    layout: Layout::Kitex,
-                    version: "1".into(),
-                    endpoints: "10.0.0.1:8000".into(),
-                    ..draft()
-                },
+                Draft { layout: Layout::Kitex, version: "1".into(), endpoints: "10.0.0.1:8000".into(), ..draft() },
                 Field::Version,
             ),
         ];

@@ -11,7 +11,6 @@ pub mod search;
 pub mod window;
 pub mod words;
 
-
 #[cfg(target_arch = "wasm32")]
 mod app;
 #[cfg(target_arch = "wasm32")]

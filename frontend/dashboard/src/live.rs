@@ -296,12 +296,8 @@ impl Live {
         for happening in burst.into_iter().rev() {
             self.tell(happening.what, now_ms);
         }
-        let folded: Vec<String> = self
-            .ghosts
-            .iter()
-            .filter(|(_, ghost)| ghost.left_ms >= began_ms)
-            .map(|(key, _)| key.clone())
-            .collect();
+        let folded: Vec<String> =
+            self.ghosts.iter().filter(|(_, ghost)| ghost.left_ms >= began_ms).map(|(key, _)| key.clone()).collect();
         for key in folded {
             self.fold_away(&key);
         }
@@ -669,11 +665,7 @@ mod tests {
     }
 
     fn delete(record: &Arc<Record>) -> Change {
-        Change::Delete(Departure {
-            key: record.key.clone(),
-            service: record.service.clone(),
-            last: Arc::clone(record),
-        })
+        Change::Delete(Departure { key: record.key.clone(), service: record.service.clone(), last: Arc::clone(record) })
     }
 
     fn live(records: Vec<Arc<Record>>) -> Live {
@@ -697,7 +689,8 @@ mod tests {
         live.apply(&why, 1_100.0).unwrap();
         let row = live.row(&one.key).unwrap();
         assert_eq!((row.state, row.why.unwrap().cause), (RowState::Gone, CauseKind::Expired));
-        let keys = |live: &Live| live.rows(Some("a"), &Search::default()).iter().map(|r| r.key.clone()).collect::<Vec<_>>();
+        let keys =
+            |live: &Live| live.rows(Some("a"), &Search::default()).iter().map(|r| r.key.clone()).collect::<Vec<_>>();
         assert_eq!(keys(&live), [one.key.clone(), two.key.clone()]);
         assert_eq!(live.summary("a"), Summary { instances: 1, gone: 1, ..Summary::default() });
         live.tick(20_999.0);
@@ -728,12 +721,7 @@ mod tests {
         assert_eq!(live.feed().count(), 1);
         live.apply(&delta(12, records[1..60].iter().map(delete).collect()), 500.0).unwrap();
         for (record, revision) in records[..60].iter().zip([11].into_iter().chain(std::iter::repeat(12))) {
-            let cause = Cause {
-                key: record.key.clone(),
-                revision,
-                cause: CauseKind::Revoked,
-                evidence: String::new(),
-            };
+            let cause = Cause { key: record.key.clone(), revision, cause: CauseKind::Revoked, evidence: String::new() };
             live.apply(&RegistryEvent::Cause(cause), 600.0).unwrap();
         }
         let told: Vec<_> = live.feed().map(|happening| &happening.what).collect();

@@ -7,11 +7,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
-use leptos::{
-    leptos_dom::helpers::IntervalHandle,
-    prelude::*,
-    reactive::signal::ArcTrigger,
-};
+use leptos::{leptos_dom::helpers::IntervalHandle, prelude::*, reactive::signal::ArcTrigger};
 use rollcall_client::{Client, Connection, EventsHandle, Message};
 use rollcall_shared::{Record, RegistryEvent, api::EtcdState};
 use wasm_bindgen_futures::spawn_local;
@@ -264,7 +260,11 @@ impl Store {
     pub fn service_names(self, search: Memo<Search>) -> Memo<Arc<Vec<String>>> {
         Memo::new(move |_| {
             search.with(|search| {
-                if search.is_empty() { self.names.track() } else { self.anything.track() }
+                if search.is_empty() {
+                    self.names.track()
+                } else {
+                    self.anything.track()
+                }
                 Arc::new(self.read(|live| live.service_names(search)))
             })
         })
@@ -295,8 +295,7 @@ impl Store {
 
     fn watch(self, name: &str, watched: fn(&mut State) -> &mut Watched) -> ArcTrigger {
         let trigger = self.state.try_update_value(|state| {
-            let (trigger, watchers) =
-                watched(state).entry(name.to_owned()).or_insert_with(|| (ArcTrigger::new(), 0));
+            let (trigger, watchers) = watched(state).entry(name.to_owned()).or_insert_with(|| (ArcTrigger::new(), 0));
             *watchers += 1;
             trigger.clone()
         });

@@ -52,7 +52,8 @@ pub const CONNECTING: &str = "connecting";
 pub const RECONNECTING: &str = "reconnecting";
 pub const RELOAD: &str = "This page and its server are of different versions: reload the page.";
 pub const EMPTY: &str = "Nothing is registered yet";
-pub const EMPTY_WATCHED: &str = "These prefixes are watched. Whatever registers below one of them appears here at once.";
+pub const EMPTY_WATCHED: &str =
+    "These prefixes are watched. Whatever registers below one of them appears here at once.";
 pub const EMPTY_SNIPPET: &str = "Register a first service from a shell:";
 pub const SNIPPET: &str = "rollcall register --name hello --endpoint http://127.0.0.1:8000";
 pub const NO_MATCH: &str = "Nothing matches this search";
@@ -75,8 +76,7 @@ pub const AFTER_GO_MICRO_DELETE: &str =
     "A go-micro program does not notice: it stays gone until its process restarts or loses its lease.";
 pub const AFTER_GO_MICRO_REVOKE: &str =
     "A go-micro program comes back at its next round: within 30 s with v2 and v4, within 50 s with v5.";
-pub const AFTER_GO_ZERO_DELETE: &str =
-    "A go-zero program comes back at once, under the same key and lease: it watches its own key. This will not keep it out.";
+pub const AFTER_GO_ZERO_DELETE: &str = "A go-zero program comes back at once, under the same key and lease: it watches its own key. This will not keep it out.";
 pub const AFTER_GO_ZERO_REVOKE: &str =
     "A go-zero program comes back within 1 to 5 s under a new key (with an id of its own, under the same one).";
 pub const AFTER_KITEX: &str = "A Kitex program polls its own key: it is back within 30 s, under a new lease.";
@@ -98,13 +98,16 @@ pub const REVOKE_ALONE: &str = "No other key hangs on this lease.";
 pub const TYPE_THE_NAME: &str = "To confirm, type the service's name:";
 pub const WORKING: &str = "Working";
 pub const NOTHING_CHANGED: &str = "Nothing was changed.";
-pub const CHANGED_MEANWHILE: &str = "It has changed since this was opened. What is shown now is as it stands; confirm again to take that out.";
+pub const CHANGED_MEANWHILE: &str =
+    "It has changed since this was opened. What is shown now is as it stands; confirm again to take that out.";
 pub const ALREADY_GONE: &str = "It is gone already.";
 
 pub const REGISTER_TITLE: &str = "Register an instance";
 pub const NAME_LABEL: &str = "Service name";
 pub const ID_HINT: &str = "Left empty, one is made";
-pub const ENDPOINTS_HINT: &str = "One a line, or parted by commas";
+pub const URLS_HINT: &str = "One a line, or parted by commas, such as http://10.0.0.1:8000";
+pub const ADDRESS_HINT: &str = "One host:port, such as 10.0.0.1:8000";
+pub const URL_OR_ADDRESS_HINT: &str = "One URL or host:port, such as http://10.0.0.1:8000";
 pub const METADATA_HINT: &str = "key=value, one a line";
 pub const METADATA_LINE: &str = "each line is key=value, with a key";
 pub const TTL: &str = "TTL in seconds";
@@ -230,5 +233,3 @@ pub const STARTED_OVER: &str = "the page was brought up to date from a fresh sna
 pub const DETAILS: &str = "Details";
 pub const CREATED: &str = "created at";
 pub const LAST_CHANGED: &str = "last changed at";
-pub const URL_EXAMPLE: &str = "http://10.0.0.1:8000";
-pub const ADDRESS_EXAMPLE: &str = "10.0.0.1:8000";

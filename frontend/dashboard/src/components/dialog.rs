@@ -52,7 +52,14 @@ fn Question(record: Arc<Record>) -> impl IntoView {
             browser::focus(if guarded { "[role=dialog] input[type=text]" } else { "[data-testid=cancel]" });
         }
     });
-    let close = move || ui.dialog.set(None);
+    let close = move || {
+        // Closing it gives the focus back to what had it.
+        if let Some(element) = element.get_untracked() {
+            browser::call(&element, "close");
+        }
+        ui.dialog.set(None);
+        browser::keep_focus();
+    };
     let others = move || {
         let key = shown.with(|record| record.key.clone());
         keys.get().map(|keys| keys.into_iter().filter(|other| *other != key).collect::<Vec<_>>())
@@ -182,11 +189,9 @@ async fn take_out(ui: Ui, record: &Record, act: Act, keys: Option<Vec<String>>) 
     let client = ui.client();
     let id = short_id(record).to_owned();
     let done = match (act, record.lease) {
-        (Act::Revoke, Some(lease)) => {
-            client.revoke(lease, keys.map_or(1, |keys| keys.len())).await.map(|answer| {
-                ui.tell(words::revoked(answer.deleted.len()), None);
-            })
-        }
+        (Act::Revoke, Some(lease)) => client.revoke(lease, keys.map_or(1, |keys| keys.len())).await.map(|answer| {
+            ui.tell(words::revoked(answer.deleted.len()), None);
+        }),
         _ => client.deregister(&record.key, record.mod_revision).await.map(|answer| {
             ui.tell(words::deregistered(&id), Some((answer.undo, id)));
         }),

@@ -76,7 +76,7 @@ pub fn RegisterForm() -> impl IntoView {
             }
         });
     };
-    let line = move |field: Field, name: &'static str, label: &'static str, hint: &'static str| {
+    let line = move |field: Field, name: &'static str, label: &'static str, hint: Signal<&'static str>| {
         let id = ["field-", name].concat();
         let message = move || error(field);
         let value = move || draft.with(|draft| slot(draft, field).to_owned());
@@ -140,7 +140,11 @@ pub fn RegisterForm() -> impl IntoView {
         change(Field::KeepAlive, &|draft| draft.keep_alive = by);
     };
     let of_form = move || error(Field::Form).or_else(|| error(Field::Layout));
-    let hint = move || draft.with(|draft| if draft.layout == Layout::Kratos { words::URL_EXAMPLE } else { words::ADDRESS_EXAMPLE });
+    let hint = Signal::derive(move || match draft.with(|draft| draft.layout) {
+        Layout::Kratos => words::URLS_HINT,
+        Layout::GoKit => words::URL_OR_ADDRESS_HINT,
+        _ => words::ADDRESS_HINT,
+    });
     Effect::new(move |_| browser::focus("form [name=name]"));
     view! {
         <section class="sheet" aria-label=words::REGISTER_TITLE>
@@ -157,12 +161,12 @@ pub fn RegisterForm() -> impl IntoView {
                         {layouts.collect_view()}
                     </select>
                 </div>
-                {line(Field::Name, "name", words::NAME_LABEL, "")}
-                {line(Field::Endpoints, "endpoints", words::ENDPOINTS, words::ENDPOINTS_HINT)}
-                <p class="quiet example mono">{hint}</p> {line(Field::Id, "id", words::ID, words::ID_HINT)}
-                {line(Field::Version, "version", words::VERSION, "")}
-                {line(Field::Metadata, "metadata", words::METADATA, words::METADATA_HINT)}
-                {line(Field::Ttl, "ttl_s", words::TTL, words::TTL_HINT)}
+                {line(Field::Name, "name", words::NAME_LABEL, "".into())}
+                {line(Field::Endpoints, "endpoints", words::ENDPOINTS, hint)}
+                {line(Field::Id, "id", words::ID, words::ID_HINT.into())}
+                {line(Field::Version, "version", words::VERSION, "".into())}
+                {line(Field::Metadata, "metadata", words::METADATA, words::METADATA_HINT.into())}
+                {line(Field::Ttl, "ttl_s", words::TTL, words::TTL_HINT.into())}
                 <div class="field">
                     <label for="field-keep-alive">{words::KEEP_ALIVE}</label>
                     <select id="field-keep-alive" name="keep_alive" on:change=renew>

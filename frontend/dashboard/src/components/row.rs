@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use leptos::prelude::*;
-use rollcall_shared::{Decoded, Record};
+use rollcall_shared::{Decoded, Record, ServiceInstance};
 use wasm_bindgen::JsCast;
 
 use crate::{
@@ -18,6 +18,9 @@ use crate::{
 
 /// How many pairs of metadata a row shows.
 const PAIRS_MAX: usize = 4;
+
+/// Metadata that says where an instance runs.
+const PLACES: [&str; 3] = ["zone", "region", "cluster"];
 
 /// What a row calls its instance: its id, or the key's last segment where the value does not decode.
 pub fn short_id(record: &Record) -> &str {
@@ -52,6 +55,7 @@ pub fn InstanceRow(record: Arc<Record>, of_all: bool) -> impl IntoView {
     let clock = Memo::new(move |_| row.with(|row| row.clock));
     let is_gone = move || state.get() == RowState::Gone;
     let malformed = move || shown.with(|record| record.instance().is_none());
+    let spans_end = move || is_gone() && !malformed();
     let word = move || match state.get() {
         RowState::Live if malformed() => words::MALFORMED,
         RowState::Live => words::LIVE,
@@ -65,9 +69,7 @@ pub fn InstanceRow(record: Arc<Record>, of_all: bool) -> impl IntoView {
             ui.go(ui.details_of(&key.get_value()));
         }
     };
-    let href = move || {
-        ui.address.with(|address| Address { key: Some(key.get_value()), ..address.clone() }.href())
-    };
+    let href = move || ui.address.with(|address| Address { key: Some(key.get_value()), ..address.clone() }.href());
     let is_at = move || ui.at.with(|at| at.as_deref() == Some(&*key.get_value()));
     view! {
         <tr
@@ -98,17 +100,26 @@ pub fn InstanceRow(record: Arc<Record>, of_all: bool) -> impl IntoView {
                         </td>
                     }
                 })}
-            <td class="c-endpoints">{move || endpoints(&shown.get())}</td>
-            <td class="c-version mono">
-                {move || {
-                    shown.with(|record| record.instance().map(|instance| instance.version.clone()).unwrap_or_default())
-                }}
-            </td>
-            <td class="c-meta">
-                {move || if is_gone() { cause(why.get()).into_any() } else { notes(&shown.get()).into_any() }}
-            </td>
-            <td class="c-lease">{move || (!is_gone()).then(|| view! { <Lease clock record=shown /> })}</td>
-            <td class="c-act">
+            {move || {
+                shown.with(|record| match &record.decoded {
+                    Decoded::Instance(instance) => told(record, instance, is_gone(), why).into_any(),
+                    // It says nothing that would fill the columns, but why that is.
+                    Decoded::Malformed { why: reason, .. } => {
+                        let (text, title) = (reason.clone(), reason.clone());
+                        view! {
+                            <td class="c-endpoints" colspan="3">
+                                {move || match is_gone() {
+                                    true => cause(why.get()).into_any(),
+                                    false => view! { <span class="why" title=title.clone()>{text.clone()}</span> }.into_any(),
+                                }}
+                            </td>
+                        }
+                        .into_any()
+                    }
+                })
+            }}
+            <td class="c-lease" hidden=spans_end>{move || (!is_gone()).then(|| view! { <Lease clock record=shown /> })}</td>
+            <td class="c-act" hidden=spans_end>
                 {move || {
                     (!is_gone()).then(|| {
                         view! {
@@ -127,18 +138,30 @@ pub fn InstanceRow(record: Arc<Record>, of_all: bool) -> impl IntoView {
     }
 }
 
-fn endpoints(record: &Record) -> impl IntoView + use<> {
-    let endpoints = record.instance().map(|instance| instance.endpoints.clone()).unwrap_or_default();
-    endpoints
-        .into_iter()
-        .map(|endpoint| {
-            let (scheme, address) = match endpoint.split_once("://") {
-                Some((scheme, address)) => (Some(scheme.to_owned()), address.to_owned()),
-                None => (None, endpoint.clone()),
-            };
-            view! { <CopyAddress scheme address text=endpoint /> }
-        })
-        .collect_view()
+/// The columns that say what an instance says of itself; once it is gone, why it left stands in the last ones.
+fn told(record: &Record, instance: &ServiceInstance, is_gone: bool, why: Memo<Option<Why>>) -> impl IntoView + use<> {
+    let more = instance.endpoints.len().saturating_sub(1);
+    let rest = instance.endpoints.iter().skip(1).cloned().collect::<Vec<_>>().join("\n");
+    let first = instance.endpoints.first().map(|endpoint| {
+        let (scheme, address) = match endpoint.split_once("://") {
+            Some((scheme, address)) => (Some(scheme.to_owned()), address.to_owned()),
+            None => (None, endpoint.clone()),
+        };
+        view! { <CopyAddress scheme address text=endpoint.clone() /> }
+    });
+    let notes = if is_gone {
+        let cause = move || cause(why.get());
+        view! { <td class="c-meta" colspan="3">{cause}</td> }.into_any()
+    } else {
+        view! { <td class="c-meta">{notes(record, instance)}</td> }.into_any()
+    };
+    view! {
+        <td class="c-endpoints">
+            {first} {(more > 0).then(|| view! { <span class="more" title=rest>"+" {more}</span> })}
+        </td>
+        <td class="c-version mono" title=instance.version.clone()>{instance.version.clone()}</td>
+        {notes}
+    }
 }
 
 /// An address that a click copies.
@@ -172,20 +195,16 @@ fn cause(why: Option<Why>) -> impl IntoView {
     }
 }
 
-/// What the value says beside where it answers; for one that does not decode, why.
-fn notes(record: &Record) -> impl IntoView + use<> {
-    let instance = match &record.decoded {
-        Decoded::Instance(instance) => instance,
-        Decoded::Malformed { why, .. } => {
-            return view! { <span class="why" title=why.clone()>{why.clone()}</span> }.into_any();
-        }
-    };
+/// What the value says beside where it answers: first what is odd, then the metadata, the zone before all.
+fn notes(record: &Record, instance: &ServiceInstance) -> impl IntoView + use<> {
     let warning = record.warning.clone().map(|warning| {
         view! { <span class="why" title=warning.clone()>{warning.clone()}</span> }
     });
-    let pairs = instance
-        .metadata
-        .iter()
+    let (places, others): (Vec<_>, Vec<_>) =
+        instance.metadata.iter().partition(|(name, _)| PLACES.contains(&name.as_str()));
+    let pairs = places
+        .into_iter()
+        .chain(others)
         .take(PAIRS_MAX)
         .map(|(name, value)| {
             let title = [name, "=", value].concat();
@@ -198,7 +217,7 @@ fn notes(record: &Record) -> impl IntoView + use<> {
             }
         })
         .collect_view();
-    (warning, pairs).into_any()
+    (warning, pairs)
 }
 
 /// What is left of a lease: a bar that drains by itself, and the seconds.

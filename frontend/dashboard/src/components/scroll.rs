@@ -16,8 +16,7 @@ pub struct Scroll {
 impl Scroll {
     /// Follows the box that `element` becomes.
     pub fn new(ui: Ui) -> Self {
-        let scroll =
-            Self { element: NodeRef::new(), top_px: RwSignal::new(0.0), height_px: RwSignal::new(900.0) };
+        let scroll = Self { element: NodeRef::new(), top_px: RwSignal::new(0.0), height_px: RwSignal::new(900.0) };
         Effect::new(move |_| {
             ui.resized.track();
             ui.narrow.track();

@@ -45,9 +45,8 @@ fn Service(name: String) -> impl IntoView {
     let is_here = move || ui.address.with(|address| address.service.as_deref() == Some(&here));
     let to = name.clone();
     // The search goes along: what was found is found there, too.
-    let href = move || {
-        ui.address.with(|address| Address { search: address.search.clone(), ..Address::service(&to) }.href())
-    };
+    let href =
+        move || ui.address.with(|address| Address { search: address.search.clone(), ..Address::service(&to) }.href());
     let mark = move || {
         summary.with(|summary| {
             [

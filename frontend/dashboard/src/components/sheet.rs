@@ -11,7 +11,12 @@ use super::{
     form::RegisterForm,
     row::{CopyAddress, short_id},
 };
-use crate::{app::{Ui, why}, live::Row, search::RowState, words};
+use crate::{
+    app::{Ui, why},
+    live::Row,
+    search::RowState,
+    words,
+};
 
 /// How many of a lease's keys are listed.
 pub const KEYS_MAX: usize = 12;
@@ -41,9 +46,8 @@ fn Details(key_name: String) -> impl IntoView {
     let history = ui.store.feed(20, move |happening| happening.what.record().is_some_and(|record| record.key == here));
     let has_history = Memo::new(move |_| history.with(|history| !history.is_empty()));
     let title = key_name.clone();
-    let heading = move || {
-        row.with(|row| row.as_ref().map_or_else(|| title.clone(), |row| short_id(&row.record).to_owned()))
-    };
+    let heading =
+        move || row.with(|row| row.as_ref().map_or_else(|| title.clone(), |row| short_id(&row.record).to_owned()));
     view! {
         <section class="sheet" aria-label=words::DETAILS>
             <header>
@@ -128,10 +132,10 @@ fn Facts(row: Row) -> impl IntoView {
         }
     });
     let cause = is_gone.then(|| {
-        let text = row.why.as_ref().map_or_else(
-            || words::JUST_GONE.to_owned(),
-            |why| [why.cause.as_str(), ": ", &why.evidence].concat(),
-        );
+        let text = row
+            .why
+            .as_ref()
+            .map_or_else(|| words::JUST_GONE.to_owned(), |why| [why.cause.as_str(), ": ", &why.evidence].concat());
         view! {
             <dt>{words::CAUSE}</dt>
             <dd>{text}</dd>

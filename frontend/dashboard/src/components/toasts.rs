@@ -2,7 +2,10 @@
 
 use leptos::prelude::*;
 
-use crate::{app::{Toast, Ui}, words};
+use crate::{
+    app::{Toast, Ui},
+    words,
+};
 
 /// The notes at the page's foot.
 #[component]

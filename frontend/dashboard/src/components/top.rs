@@ -4,13 +4,7 @@ use leptos::prelude::*;
 use rollcall_client::Connection;
 use rollcall_shared::api::EtcdState;
 
-use crate::{
-    app::Ui,
-    browser,
-    route::Address,
-    store::Status,
-    words,
-};
+use crate::{app::Ui, browser, route::Address, store::Status, words};
 
 /// The connection's state, as `data-state` has it.
 pub fn state(status: &Status) -> &'static str {
