@@ -35,7 +35,7 @@ use tokio::{sync::watch, time::Instant};
 use self::{
     frame::{Frame, FrameKind},
     history::Histories,
-    ring::Ring,
+    ring::{RING_BYTES_MAX, Ring},
     snapshot::SnapshotCell,
 };
 
@@ -171,6 +171,11 @@ pub struct View<T> {
 impl Mirror {
     /// A mirror of `sources`, empty until their snapshots come.
     pub fn new(sources: Vec<SourceConfig>) -> Self {
+        Self::with_ring_bytes(sources, RING_BYTES_MAX)
+    }
+
+    /// The same, with so many bytes of frames kept.
+    pub(crate) fn with_ring_bytes(sources: Vec<SourceConfig>, ring_bytes_max: usize) -> Self {
         let now = Instant::now();
         let states = sources
             .iter()
@@ -188,7 +193,7 @@ impl Mirror {
             values: HashMap::new(),
             leases: LeaseBook::default(),
             sources: states,
-            ring: Ring::default(),
+            ring: Ring::new(ring_bytes_max),
             told_at: None,
             waking: false,
         };

@@ -27,7 +27,7 @@ use crate::{
     mirror::{
         Mirror, Reading, Status,
         frame::{Frame, FrameKind, Selected, message, named, snapshot_parts},
-        history::Missed,
+        history::{Missed, Past},
         resume::{Plan, Resumed},
     },
 };
@@ -69,11 +69,11 @@ pub struct Request {
 
 /// What a reader needs from the server.
 #[derive(Clone)]
-pub struct Context {
+pub struct Context<P = Connection> {
     /// What it reads from.
     pub mirror: Arc<Mirror>,
     /// Where etcd's history can be asked for.
-    pub connection: Connection,
+    pub connection: P,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Ends every stream, each with a `bye`.
@@ -81,8 +81,8 @@ pub struct Context {
 }
 
 /// A reader, from which its bytes are pulled.
-pub struct Reader {
-    context: Context,
+pub struct Reader<P = Connection> {
+    context: Context<P>,
     request: Request,
     phase: Phase,
     outbox: VecDeque<Bytes>,
@@ -116,9 +116,9 @@ enum Phase {
     Ended,
 }
 
-impl Reader {
+impl<P: Past> Reader<P> {
     /// A reader that begins now.
-    pub fn new(context: Context, request: Request) -> Self {
+    pub fn new(context: Context<P>, request: Request) -> Self {
         let count = context.mirror.sources().len();
         let now = Instant::now();
         Self {
@@ -233,7 +233,7 @@ impl Reader {
     async fn settle(&self, mut plan: Plan) -> Option<Plan> {
         for (source, known) in std::mem::take(&mut plan.ahead) {
             // A server that lags waits. But where etcd itself has not come so far, the cursor is of another history.
-            match store_revision(&self.context.connection).await {
+            match self.context.connection.store_revision().await {
                 Some(revision) if revision < known.revision => plan.missing.push((source, SnapshotReason::Restored)),
                 _ => return None,
             }
@@ -434,14 +434,4 @@ impl Reader {
         let prefix = self.context.mirror.sources()[source].prefix.as_str().to_owned();
         message(Some(&id), &RegistryEvent::Progress(Progress { revisions: BTreeMap::from([(prefix, revision)]) }))
     }
-}
-
-/// The revision at which etcd itself stands; `None` where it does not say.
-async fn store_revision(connection: &Connection) -> Option<Revision> {
-    let client = connection.client().await.ok()?;
-    let options = etcd_client::GetOptions::new().with_count_only();
-    let mut kv = client.kv();
-    let asking = kv.get("\0", Some(options));
-    let answer = tokio::time::timeout(Duration::from_secs(2), asking).await.ok()?.ok()?;
-    answer.header().map(etcd_client::ResponseHeader::revision)
 }

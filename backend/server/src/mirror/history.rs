@@ -4,16 +4,20 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 use rollcall_registry::etcd::{
     connect::Connection,
     entry::EntryChange,
-    source::EtcdSource,
+    source::{EtcdSource, Source},
     watcher::{self, HistoryError},
 };
-use rollcall_shared::{Change, Delta, Departure, KeyPrefix, Record, SnapshotReason, SourcePosition};
-use tokio::sync::{Mutex, OnceCell, Semaphore};
+use rollcall_shared::{Change, Delta, Departure, KeyPrefix, Record, Revision, SnapshotReason, SourcePosition};
+use tokio::{
+    sync::{Mutex, OnceCell, Semaphore},
+    time::timeout,
+};
 
 use super::{Mirror, SourceConfig, frame::FrameKind, key_text, record};
 
@@ -22,6 +26,38 @@ const HISTORIES_MAX: usize = 16;
 
 /// How many histories are read at the same time.
 const READS_MAX: usize = 2;
+
+/// How long etcd may take to say at which revision it stands.
+const STORE_REVISION_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// etcd, as far as readers who come back need it.
+pub trait Past: Clone + Send + Sync + 'static {
+    /// A prefix of it.
+    type Source: Source;
+
+    /// The source of `prefix`, less what the longer ones of `all` hold.
+    fn source(&self, prefix: &KeyPrefix, all: &[KeyPrefix]) -> Self::Source;
+
+    /// The revision at which etcd itself stands; `None` where it does not say.
+    fn store_revision(&self) -> impl Future<Output = Option<Revision>> + Send;
+}
+
+impl Past for Connection {
+    type Source = EtcdSource;
+
+    fn source(&self, prefix: &KeyPrefix, all: &[KeyPrefix]) -> EtcdSource {
+        EtcdSource::new(self.clone(), prefix.clone(), all)
+    }
+
+    async fn store_revision(&self) -> Option<Revision> {
+        let client = self.client().await.ok()?;
+        let options = etcd_client::GetOptions::new().with_count_only();
+        let mut kv = client.kv();
+        let asking = kv.get("\0", Some(options));
+        let answer = timeout(STORE_REVISION_TIMEOUT, asking).await.ok()?.ok()?;
+        answer.header().map(etcd_client::ResponseHeader::revision)
+    }
+}
 
 /// What one revision changed.
 #[derive(Debug)]
@@ -54,7 +90,7 @@ impl Mirror {
     /// where etcd cannot be asked now.
     pub async fn missed(
         &self,
-        connection: &Connection,
+        past: &impl Past,
         source: usize,
         known: SourcePosition,
     ) -> Option<(Told, SourcePosition)> {
@@ -67,7 +103,7 @@ impl Mirror {
             }
             Arc::clone(told.entry(key).or_default())
         };
-        let told = cell.get_or_init(|| self.read_history(connection, key)).await.clone();
+        let told = cell.get_or_init(|| self.read_history(past, key)).await.clone();
         if told.is_none() {
             // It failed in passing: the next one who asks tries again.
             self.histories.told.lock().await.remove(&key);
@@ -75,11 +111,11 @@ impl Mirror {
         Some((told?, until))
     }
 
-    async fn read_history(&self, connection: &Connection, (index, known, until): Key) -> Option<Told> {
+    async fn read_history(&self, past: &impl Past, (index, known, until): Key) -> Option<Told> {
         let _place = self.histories.reads.acquire().await.expect("the semaphore is never closed");
         let config = &self.sources[index];
         let prefixes: Vec<KeyPrefix> = self.sources.iter().map(|source| source.prefix.clone()).collect();
-        let source = EtcdSource::new(connection.clone(), config.prefix.clone(), &prefixes);
+        let source = past.source(&config.prefix, &prefixes);
         match Box::pin(watcher::history(source, known, until)).await {
             Ok(history) => Some(Ok(decode(config, known, history))),
             Err(HistoryError::Compacted) => Some(Err(SnapshotReason::Compacted)),

@@ -16,11 +16,11 @@ pub const RING_BYTES_MAX: usize = 64 * 1024 * 1024;
 const FRAME_OVERHEAD_BYTES: usize = 512;
 
 /// The ring.
-#[derive(Default)]
 pub struct Ring {
     frames: VecDeque<Arc<Frame>>,
     start: u64,
     bytes: usize,
+    bytes_max: usize,
     /// Where each source stood before the oldest frame.
     base: Vec<SourcePosition>,
 }
@@ -30,6 +30,11 @@ fn cost(frame: &Frame) -> usize {
 }
 
 impl Ring {
+    /// An empty ring that keeps up to `bytes_max`, and the newest frame whatever its size.
+    pub fn new(bytes_max: usize) -> Self {
+        Self { frames: VecDeque::new(), start: 0, bytes: 0, bytes_max, base: Vec::new() }
+    }
+
     /// Begins where every source stands for the first time.
     pub fn begin(&mut self, base: Vec<SourcePosition>) {
         self.base = base;
@@ -55,7 +60,7 @@ impl Ring {
         let frame = Frame::new(self.end(), source, position, kind, cursor);
         self.bytes += cost(&frame);
         self.frames.push_back(Arc::new(frame));
-        while self.bytes > RING_BYTES_MAX && self.frames.len() > 1 {
+        while self.bytes > self.bytes_max && self.frames.len() > 1 {
             let oldest = self.frames.pop_front().expect("there are two at the least");
             self.bytes -= cost(&oldest);
             self.start += 1;
