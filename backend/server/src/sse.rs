@@ -271,6 +271,11 @@ impl<P: Past> Reader<P> {
                 return;
             }
         }
+        // A source whose snapshot is still to come stays where the reader left it, so that who is cut off before it
+        // comes is told of it again.
+        if let Some(Ok(cursor)) = &self.request.cursor {
+            self.at = mirror.positions_in(cursor);
+        }
         let mut revisions = BTreeMap::new();
         for Resumed { source, known, from, .. } in &plan.resumed {
             self.at[*source] = Some(*known);

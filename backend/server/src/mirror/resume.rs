@@ -88,6 +88,11 @@ impl Mirror {
         (sequence >= state.ring.start()).then(|| state.ring.position_before(source, sequence))
     }
 
+    /// Where `cursor` stands, in the mirror's order; `None` for the sources it does not know.
+    pub fn positions_in(&self, cursor: &Cursor) -> Vec<Option<SourcePosition>> {
+        self.state().sources.iter().map(|source| cursor.sources.get(&source.id).copied()).collect()
+    }
+
     /// The cursor of a reader that stands at `positions`, which are in the mirror's order.
     pub fn cursor_at(&self, positions: &[Option<SourcePosition>]) -> String {
         let state = self.state();
