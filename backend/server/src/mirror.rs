@@ -306,7 +306,10 @@ impl Mirror {
         {
             let mut state = self.state();
             for (service, cause) in causes {
-                state.ring.push_cause(service, cause);
+                let source = source_of(&self.sources, &cause.key);
+                if let Some(index) = self.sources.iter().position(|known| Some(known) == source) {
+                    state.ring.push_cause(index, service, cause);
+                }
             }
         }
         self.wake_readers();

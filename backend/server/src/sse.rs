@@ -384,14 +384,14 @@ impl<P: Past> Reader<P> {
         let mut pieces: Vec<Bytes> = Vec::with_capacity(frames.len());
         for frame in frames {
             self.next = frame.sequence + 1;
+            let source = frame.source;
+            if frame.sequence < self.from[source] {
+                continue;
+            }
             if let FrameKind::Cause { service, .. } = &frame.kind {
                 if self.request.selected.has(service) {
                     pieces.push(frame.bytes.clone());
                 }
-                continue;
-            }
-            let source = frame.source;
-            if frame.sequence < self.from[source] {
                 continue;
             }
             self.at[source] = Some(frame.position);

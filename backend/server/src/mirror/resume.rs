@@ -50,11 +50,10 @@ impl Mirror {
                 plan.missing.push((index, SnapshotReason::Connected));
                 continue;
             };
-            if known.digest == now.digest && known.revision >= now.revision {
-                // The very view that stands here, seen through a progress that has not come here yet.
-                plan.resumed.push(Resumed { source: index, known, from: state.ring.end(), missed: Arc::default() });
-            } else if let Some(from) = state.ring.after(index, known)
-                && known.revision <= now.revision
+            // What is ahead may be the very view that stands here, seen through a progress that has not come here yet.
+            let same_view = known.digest == now.digest;
+            if let Some(from) = state.ring.after(index, known)
+                && (known.revision <= now.revision || same_view)
             {
                 plan.resumed.push(Resumed { source: index, known, from, missed: Arc::default() });
             } else if known.revision > now.revision {

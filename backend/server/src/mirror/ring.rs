@@ -70,10 +70,10 @@ impl Ring {
         }
     }
 
-    /// Takes in why a key of `service` left.
-    pub fn push_cause(&mut self, service: String, cause: Cause) {
+    /// Takes in why a key of `service` left source number `source`.
+    pub fn push_cause(&mut self, source: usize, service: String, cause: Cause) {
         let kind = FrameKind::Cause { service, cause };
-        self.push(0, SourcePosition::default(), kind, String::new());
+        self.push(source, SourcePosition::default(), kind, String::new());
     }
 
     /// What stands from `position` on, up to `bytes_max` of encoded bytes and one frame at the least.
@@ -105,25 +105,28 @@ impl Ring {
         earlier.map_or(self.base[source], |frame| frame.position)
     }
 
-    /// From which frame on a reader goes on that knows `source` as of `known`; `None` where the ring does not tell.
+    /// The first frame about `source`, a cause or another, that a reader does not know who knows it as of `known`, or
+    /// the end where there is none; `None` where the ring does not tell.
     ///
     /// A position holds from the frame that made it until the source's next change, so that a revision which only
     /// progress went through is found too; the digest must be that of the view there.
     pub fn after(&self, source: usize, known: SourcePosition) -> Option<u64> {
         let mut next: Option<&Frame> = None;
-        let about_source =
-            |frame: &&Arc<Frame>| frame.source == source && !matches!(frame.kind, FrameKind::Cause { .. });
+        let mut from = self.end();
         let before_next = |next: Option<&Frame>| match next {
             Some(Frame { kind: FrameKind::Changed { .. }, position, .. }) => known.revision < position.revision,
             _ => true,
         };
-        for frame in self.frames.iter().rev().filter(about_source) {
-            if stands(frame.position, known) && before_next(next) {
-                return Some(frame.sequence + 1);
+        for frame in self.frames.iter().rev().filter(|frame| frame.source == source) {
+            if !matches!(frame.kind, FrameKind::Cause { .. }) {
+                if stands(frame.position, known) && before_next(next) {
+                    return Some(from);
+                }
+                next = Some(frame);
             }
-            next = Some(frame);
+            from = frame.sequence;
         }
-        (stands(self.base[source], known) && before_next(next)).then_some(self.start)
+        (stands(self.base[source], known) && before_next(next)).then_some(from)
     }
 }
 
