@@ -246,13 +246,12 @@ impl<P: Past> Reader<P> {
                     let from = mirror.ring_after(source, until)?;
                     plan.resumed.push(Resumed { source, known, from, missed });
                 }
-                (Err(reason), _) => match mirror.same_as_oldest(source, known) {
+                (Err(SnapshotReason::Compacted), until) if until.digest == known.digest => {
                     // What cancelled out cannot be told any more; the view is the reader's own.
-                    Some(from) if reason == SnapshotReason::Compacted => {
-                        plan.resumed.push(Resumed { source, known, from, missed: Arc::default() });
-                    }
-                    _ => plan.missing.push((source, reason)),
-                },
+                    let from = mirror.ring_after(source, until)?;
+                    plan.resumed.push(Resumed { source, known, from, missed: Arc::default() });
+                }
+                (Err(reason), _) => plan.missing.push((source, reason)),
             }
         }
         Some(plan)

@@ -86,7 +86,7 @@ impl Default for Histories {
 }
 
 impl Mirror {
-    /// What happened in source number `source` after `known`, up to where the ring begins, and that position; `None`
+    /// What happened in source number `source` after `known`, up to where the ring knows it, and that position; `None`
     /// where etcd cannot be asked now.
     pub async fn missed(
         &self,
@@ -94,7 +94,7 @@ impl Mirror {
         source: usize,
         known: SourcePosition,
     ) -> Option<(Told, SourcePosition)> {
-        let until = self.state().ring.base(source);
+        let until = self.state().ring.known_since(source);
         let key = (source, known, until);
         let cell = {
             let mut told = self.histories.told.lock().await;

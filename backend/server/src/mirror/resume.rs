@@ -13,7 +13,7 @@ pub struct Plan {
     pub resumed: Vec<Resumed>,
     /// The sources that need a snapshot, and why.
     pub missing: Vec<(usize, SnapshotReason)>,
-    /// The sources whose history since the cursor has left the ring, with the cursor's position.
+    /// The sources whose history since the cursor the ring does not know, with the cursor's position.
     pub older: Vec<(usize, SourcePosition)>,
     /// The sources in which this server lags behind the cursor, with the cursor's position.
     pub ahead: Vec<(usize, SourcePosition)>,
@@ -58,7 +58,8 @@ impl Mirror {
                 plan.resumed.push(Resumed { source: index, known, from, missed: Arc::default() });
             } else if known.revision > now.revision {
                 plan.ahead.push((index, known));
-            } else if known.revision < state.ring.base(index).revision {
+            } else if known.revision < state.ring.known_since(index).revision {
+                // Also where only this server's watch was interrupted: etcd may still know what happened meanwhile.
                 plan.older.push((index, known));
             } else {
                 // The ring knows the view at that revision, and it was another one.
@@ -72,13 +73,6 @@ impl Mirror {
     /// tell.
     pub fn ring_after(&self, source: usize, known: SourcePosition) -> Option<u64> {
         self.state().ring.after(source, known)
-    }
-
-    /// The first frame that a reader does not know whose view of `source` is the ring's oldest one, whatever revision
-    /// it stands at; `None` where it is another view.
-    pub fn same_as_oldest(&self, source: usize, known: SourcePosition) -> Option<u64> {
-        let state = self.state();
-        (state.ring.base(source).digest == known.digest).then(|| state.ring.start())
     }
 
     /// Where `source` stood before the frame `sequence`; `None` where it has left the ring.

@@ -92,9 +92,10 @@ impl Ring {
         if frames.is_empty() { Reading::UpToDate } else { Reading::Frames(frames) }
     }
 
-    /// Where source number `source` stood before the oldest frame.
-    pub fn base(&self, source: usize) -> SourcePosition {
-        self.base[source]
+    /// From where on the ring knows each change of `source`: its last snapshot, or where it stood before the oldest frame.
+    pub fn known_since(&self, source: usize) -> SourcePosition {
+        let replaced = |frame: &&Arc<Frame>| frame.source == source && matches!(frame.kind, FrameKind::Replaced { .. });
+        self.frames.iter().rev().find(replaced).map_or(self.base[source], |frame| frame.position)
     }
 
     /// Where source number `source` stood before the frame `sequence`.
