@@ -48,7 +48,8 @@ pub enum HistoryError {
     Source(#[from] SourceError),
 }
 
-/// Reads what happened in `source` after `known` and up to `until`, which must stand later in the same history.
+/// Reads what happened in `source` after `known` and up to `until`. Where both are the same, it is nothing, and that it
+/// can be told says that `known` is of etcd's history.
 ///
 /// # Errors
 /// As [`HistoryError`] says.
@@ -73,6 +74,13 @@ async fn read<S: Source>(source: S, known: SourcePosition, until: SourcePosition
         return Err(HistoryError::Other);
     }
     let mut position = known;
+    // etcd may have gone another way than to where the caller stands.
+    let told = |position: SourcePosition, base, deltas| {
+        if position.digest == until.digest { Ok(History { base, deltas }) } else { Err(HistoryError::Other) }
+    };
+    if until.revision <= known.revision {
+        return told(position, base, Vec::new());
+    }
     let mut deltas = Vec::new();
     let mut changes_count = 0;
     let mut unproven = false;
@@ -84,7 +92,7 @@ async fn read<S: Source>(source: S, known: SourcePosition, until: SourcePosition
         match next {
             None | Some(None) => return Ok(History { base, deltas }),
             Some(Some(Ok(SourceEvent::Delta { position: next, .. }))) if next.revision > until.revision => {
-                return Ok(History { base, deltas });
+                return told(position, base, deltas);
             }
             Some(Some(Ok(SourceEvent::Delta { position: next, changes }))) => {
                 position = next;
@@ -96,11 +104,11 @@ async fn read<S: Source>(source: S, known: SourcePosition, until: SourcePosition
                     deltas.push((position, changes));
                 }
                 if position.revision == until.revision {
-                    return Ok(History { base, deltas });
+                    return told(position, base, deltas);
                 }
             }
             Some(Some(Ok(SourceEvent::Progress(at)))) if at.revision >= until.revision => {
-                return Ok(History { base, deltas });
+                return told(position, base, deltas);
             }
             // The watch says that it has caught up, at a member where that proves nothing.
             Some(Some(Ok(SourceEvent::Heard))) => unproven = true,
