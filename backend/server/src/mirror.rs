@@ -420,11 +420,10 @@ impl Mirror {
         self.state().ring.bytes()
     }
 
-    /// The progress to tell a subscriber that stands at `position`; `None` where frames wait for it first.
-    pub fn progress(&self, position: u64) -> Option<(String, Progress)> {
+    /// Where each source stands, for a subscriber at `position`; `None` where frames wait for it first.
+    pub fn positions_at(&self, position: u64) -> Option<Vec<SourcePosition>> {
         let state = self.state();
-        (position == state.ring.end())
-            .then(|| (state.cursor(), Progress { revisions: state.catalog.revisions().clone() }))
+        if position == state.ring.end() { state.positions() } else { None }
     }
 }
 

@@ -96,6 +96,10 @@ pub struct Reader<P = Connection> {
     at: Vec<Option<SourcePosition>>,
     /// For each source, the revision this reader was told.
     told: Vec<Revision>,
+    /// For each source, the revision up to which it came knowing everything.
+    known: Vec<Revision>,
+    /// It knows more than this server: until that has caught up, the frames' own ids fall short of it.
+    ahead: bool,
     tail: watch::Receiver<u64>,
     status: watch::Receiver<Status>,
     status_due: Instant,
@@ -129,6 +133,8 @@ impl<P: Past> Reader<P> {
             shared_from: 0,
             at: vec![None; count],
             told: vec![0; count],
+            known: vec![0; count],
+            ahead: false,
             tail: context.mirror.tail(),
             status: context.mirror.status(),
             status_due: now,
@@ -223,6 +229,8 @@ impl<P: Past> Reader<P> {
         self.next = sequence;
         self.shared_from = sequence;
         self.from.fill(sequence);
+        self.known.fill(0);
+        self.ahead = false;
         self.told = positions.iter().map(|position| position.revision).collect();
         self.at = positions.into_iter().map(Some).collect();
         self.context.metrics.snapshot_sent(reason);
@@ -235,7 +243,19 @@ impl<P: Past> Reader<P> {
             // A server that lags waits. But where etcd itself has not come so far, the cursor is of another history.
             match self.context.connection.store_revision().await {
                 Some(revision) if revision < known.revision => plan.missing.push((source, SnapshotReason::Restored)),
-                _ => return None,
+                // It may be the very view that stands here, seen through a progress that has not come here yet, and
+                // here may never come. A restored etcd's may look the same.
+                Some(_) => {
+                    let mirror = &self.context.mirror;
+                    mirror.same_as_now(source, known)?;
+                    if mirror.is_of_history(&self.context.connection, source, known).await? {
+                        let from = mirror.same_as_now(source, known)?;
+                        plan.resumed.push(Resumed { source, known, from, missed: Arc::default() });
+                    } else {
+                        plan.missing.push((source, SnapshotReason::Restored));
+                    }
+                }
+                None => return None,
             }
         }
         for (source, known) in std::mem::take(&mut plan.older) {
@@ -279,6 +299,7 @@ impl<P: Past> Reader<P> {
         for Resumed { source, known, from, .. } in &plan.resumed {
             self.at[*source] = Some(*known);
             self.told[*source] = known.revision;
+            self.known[*source] = known.revision;
             self.from[*source] = *from;
             revisions.insert(mirror.sources()[*source].prefix.as_str().to_owned(), known.revision);
         }
@@ -312,8 +333,19 @@ impl<P: Past> Reader<P> {
             }
         }
         self.next = self.from.iter().copied().min().unwrap_or_default();
-        self.shared_from = self.from.iter().copied().max().unwrap_or_default();
+        self.shared_from = mirror.ids_hold_from(&self.from);
+        self.ahead = mirror.has_come_to(&self.known).is_none();
         self.go_live();
+    }
+
+    /// Sees whether this server has come as far as the reader had: what happens from there on has ids for both.
+    fn look_ahead(&mut self) {
+        if self.ahead
+            && let Some(end) = self.context.mirror.has_come_to(&self.known)
+        {
+            self.ahead = false;
+            self.shared_from = end;
+        }
     }
 
     /// Sends what stands in the ring, or waits for something to send.
@@ -350,15 +382,25 @@ impl<P: Past> Reader<P> {
         }
         if self.progress_due <= now {
             self.progress_due = now + PROGRESS_INTERVAL;
-            if let Some((cursor, progress)) = self.context.mirror.progress(self.next) {
-                for (index, source) in self.context.mirror.sources().iter().enumerate() {
-                    if let Some(revision) = progress.revisions.get(source.prefix.as_str()) {
-                        self.told[index] = *revision;
-                    }
-                }
-                self.outbox.push_back(message(Some(&cursor), &RegistryEvent::Progress(progress)));
-            }
+            self.push_progress();
         }
+    }
+
+    /// Tells how far all has come, where this reader was sent everything up to there.
+    fn push_progress(&mut self) {
+        let mirror = Arc::clone(&self.context.mirror);
+        let Some(positions) = mirror.positions_at(self.next) else { return };
+        self.look_ahead();
+        let mut revisions = BTreeMap::new();
+        for (index, position) in positions.into_iter().enumerate() {
+            if position.revision >= self.known[index] {
+                self.at[index] = Some(position);
+                self.told[index] = position.revision;
+            }
+            revisions.insert(mirror.sources()[index].prefix.as_str().to_owned(), self.told[index]);
+        }
+        let id = mirror.cursor_at(&self.at);
+        self.outbox.push_back(message(Some(&id), &RegistryEvent::Progress(Progress { revisions })));
     }
 
     fn push_ttl(&mut self, now: Instant) {
@@ -380,6 +422,7 @@ impl<P: Past> Reader<P> {
 
     /// Puts frames together into one piece.
     fn send(&mut self, frames: &[Arc<Frame>]) {
+        self.look_ahead();
         let mut pieces: Vec<Bytes> = Vec::with_capacity(frames.len());
         for frame in frames {
             self.next = frame.sequence + 1;
@@ -393,8 +436,13 @@ impl<P: Past> Reader<P> {
                 }
                 continue;
             }
+            match &frame.kind {
+                FrameKind::Changed { .. } if frame.position.revision <= self.known[source] => continue,
+                FrameKind::Replaced { .. } => self.known[source] = 0,
+                _ => {}
+            }
             self.at[source] = Some(frame.position);
-            let shares_ids = frame.sequence >= self.shared_from;
+            let shares_ids = !self.ahead && frame.sequence >= self.shared_from;
             if let FrameKind::Changed { delta, .. } = &frame.kind
                 && self.request.selected.everything()
                 && delta.after > self.told[source]

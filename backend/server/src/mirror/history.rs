@@ -111,6 +111,15 @@ impl Mirror {
         Some((told?, until))
     }
 
+    /// Whether `known` is of etcd's present history; `None` where that cannot be told now.
+    pub async fn is_of_history(&self, past: &impl Past, source: usize, known: SourcePosition) -> Option<bool> {
+        match self.read_history(past, (source, known, known)).await? {
+            Ok(_) => Some(true),
+            Err(SnapshotReason::Restored) => Some(false),
+            Err(_) => None,
+        }
+    }
+
     async fn read_history(&self, past: &impl Past, (index, known, until): Key) -> Option<Told> {
         let _place = self.histories.reads.acquire().await.expect("the semaphore is never closed");
         let config = &self.sources[index];

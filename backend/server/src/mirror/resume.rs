@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use rollcall_shared::{Cursor, CursorError, SnapshotReason, SourcePosition};
+use rollcall_shared::{Cursor, CursorError, Revision, SnapshotReason, SourcePosition};
 
-use super::{Mirror, history::Missed};
+use super::{Mirror, SourceState, history::Missed};
 
 /// How a reader that comes with a cursor goes on.
 #[derive(Debug, Default)]
@@ -50,10 +50,8 @@ impl Mirror {
                 plan.missing.push((index, SnapshotReason::Connected));
                 continue;
             };
-            // What is ahead may be the very view that stands here, seen through a progress that has not come here yet.
-            let same_view = known.digest == now.digest;
-            if let Some(from) = state.ring.after(index, known)
-                && (known.revision <= now.revision || same_view)
+            if known.revision <= now.revision
+                && let Some(from) = state.ring.after(index, known)
             {
                 plan.resumed.push(Resumed { source: index, known, from, missed: Arc::default() });
             } else if known.revision > now.revision {
@@ -73,6 +71,32 @@ impl Mirror {
     /// tell.
     pub fn ring_after(&self, source: usize, known: SourcePosition) -> Option<u64> {
         self.state().ring.after(source, known)
+    }
+
+    /// The first frame about `source` that a reader does not know who stands ahead at `known` with the very view that
+    /// stands here; `None` where it is another view.
+    pub fn same_as_now(&self, source: usize, known: SourcePosition) -> Option<u64> {
+        let state = self.state();
+        let now = state.sources[source].position?;
+        (now.digest == known.digest).then(|| state.ring.after(source, known)).flatten()
+    }
+
+    /// Whether each source has come to `revisions`, and the ring's end then.
+    pub fn has_come_to(&self, revisions: &[Revision]) -> Option<u64> {
+        let state = self.state();
+        let mut sources = state.sources.iter().zip(revisions);
+        let there = |(source, revision): (&SourceState, &Revision)| {
+            source.position.is_some_and(|position| position.revision >= *revision)
+        };
+        sources.all(there).then(|| state.ring.end())
+    }
+
+    /// From where on the frames' own ids hold for a reader who goes on, in each source, with the frame in `from`: they
+    /// cover the other sources too.
+    pub fn ids_hold_from(&self, from: &[u64]) -> u64 {
+        let state = self.state();
+        let firsts = from.iter().enumerate().map(|(source, from)| state.ring.first_change(source, *from));
+        firsts.max().unwrap_or_default()
     }
 
     /// Where `source` stood before the frame `sequence`; `None` where it has left the ring.

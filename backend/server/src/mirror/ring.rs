@@ -106,6 +106,13 @@ impl Ring {
         earlier.map_or(self.base[source], |frame| frame.position)
     }
 
+    /// The first frame from `from` on that changes source number `source`; the end where there is none.
+    pub fn first_change(&self, source: usize, from: u64) -> u64 {
+        let skip = usize::try_from(from.saturating_sub(self.start)).unwrap_or(usize::MAX).min(self.frames.len());
+        let changes = |frame: &&Arc<Frame>| frame.source == source && !matches!(frame.kind, FrameKind::Cause { .. });
+        self.frames.range(skip..).find(changes).map_or(self.end(), |frame| frame.sequence)
+    }
+
     /// The first frame about `source`, a cause or another, that a reader does not know who knows it as of `known`, or
     /// the end where there is none; `None` where the ring does not tell.
     ///
