@@ -350,6 +350,14 @@ impl<P: Past> Reader<P> {
 
     /// Sends what stands in the ring, or waits for something to send.
     async fn read_on(&mut self) {
+        // A reader that never comes to an end of what there is hears the time, too, and that the server ends.
+        if self.context.shutdown.is_cancelled() {
+            return self.end();
+        }
+        if self.status.has_changed().unwrap_or_default() {
+            self.push_status();
+        }
+        self.send_what_is_due();
         match self.context.mirror.read(self.next, CHUNK_BYTES_MAX) {
             Reading::Frames(frames) => self.send(&frames),
             Reading::Lagged => match self.whole_snapshot(SnapshotReason::Lagged).await {
@@ -381,15 +389,15 @@ impl<P: Past> Reader<P> {
             self.push_ttl(now);
         }
         if self.progress_due <= now {
-            self.progress_due = now + PROGRESS_INTERVAL;
-            self.push_progress();
+            self.push_progress(now);
         }
     }
 
-    /// Tells how far all has come, where this reader was sent everything up to there.
-    fn push_progress(&mut self) {
+    /// Tells how far all has come, as soon as this reader was sent everything up to there.
+    fn push_progress(&mut self, now: Instant) {
         let mirror = Arc::clone(&self.context.mirror);
         let Some(positions) = mirror.positions_at(self.next) else { return };
+        self.progress_due = now + PROGRESS_INTERVAL;
         self.look_ahead();
         let mut revisions = BTreeMap::new();
         for (index, position) in positions.into_iter().enumerate() {
