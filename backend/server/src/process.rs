@@ -1,6 +1,6 @@
-//! Signals to children, without `unsafe`. Knows nothing of what the children are.
+//! What this process asks of the system, without `unsafe`: signals to its children, and room for its sockets.
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use tokio::process::Child;
 
 /// Sends `signal` to `child`. A child that has ended already gets none: its id may be somebody else's by now.
@@ -10,4 +10,18 @@ pub(crate) fn signal(child: &Child, signal: Signal) {
     if let Err(error) = kill_process(pid, signal) {
         tracing::debug!(%error, ?signal, pid = pid.as_raw_nonzero(), "the signal could not be sent");
     }
+}
+
+/// Raises the limit of open files to what the system allows, and says what it is then.
+pub(crate) fn raise_open_files_max() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let limit = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => raised,
+        Err(error) => {
+            tracing::debug!(%error, "the limit of open files stays as it is");
+            limit
+        }
+    };
+    limit.current.unwrap_or(u64::MAX)
 }

@@ -26,8 +26,14 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How many connections are served at the same time; further ones wait to be accepted.
+use crate::process::raise_open_files_max;
+
+/// How many connections are served at the same time, where the system allows so many open files; further ones wait to
+/// be accepted.
 pub const CONNECTIONS_MAX: usize = 16_384;
+
+/// How many open files are left for everything else: etcd, the log, an etcd of one's own.
+const OPEN_FILES_RESERVE: u64 = 64;
 
 /// How long a client may take to say what it wants, also between two requests.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -44,7 +50,8 @@ const BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// Serves `app` to all who connect to `listener`, until `shutdown`; then ends what is open within [`DRAIN_TIMEOUT`].
 pub async fn serve(listener: TcpListener, app: Router, shutdown: CancellationToken) {
     let connections = TaskTracker::new();
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let open_files = raise_open_files_max().saturating_sub(OPEN_FILES_RESERVE).max(OPEN_FILES_RESERVE);
+    let places = Arc::new(Semaphore::new(usize::try_from(open_files).unwrap_or(usize::MAX).min(CONNECTIONS_MAX)));
     loop {
         let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
         let (stream, peer) = tokio::select! {
