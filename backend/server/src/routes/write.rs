@@ -1,6 +1,6 @@
 //! What changes etcd. Nothing is written where an error is answered, and nothing outside the sources is touched.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json as Answer,
@@ -11,8 +11,8 @@ use bytes::Bytes;
 use etcd_client::{Compare, CompareOp, DeleteOptions, PutOptions, Txn, TxnOp, TxnOpResponse, proto::PbKeyValue};
 use rollcall_registry::etcd::{connect::REQUEST_TIMEOUT, entry::Entry, lease, ttl::LeaseSample};
 use rollcall_shared::{
-    LeaseId, Record,
-    api::{DeregisterAnswer, KeepAlive, LeaseAnswer, RegisterAnswer, RevokeAnswer},
+    Catalog, LeaseId, Record, Revision,
+    api::{DeregisterAnswer, KeepAlive, LeaseAnswer, RegisterAnswer, RegisterRequest, RevokeAnswer},
 };
 
 use tokio::time::Instant;
@@ -26,39 +26,54 @@ use crate::{
     register::{self, Registering},
 };
 
+/// How long an answer waits until what was written is in what is read.
+const SEEN_TIMEOUT: Duration = Duration::from_millis(500);
+
 type Created<T> = (StatusCode, Answer<T>);
 
 /// `POST /instances`.
 pub async fn register(State(app): State<Arc<App>>, Json(body): Json) -> Result<Created<RegisterAnswer>, Failure> {
     let request = register::read(&body).map_err(Failure::unprocessable)?;
     let registering = register::plan(&request, app.context.mirror.sources()).map_err(Failure::unprocessable)?;
-    app.etcd().await?;
-    let lease = match request.ttl_s {
-        None => None,
-        Some(ttl_s) => {
-            let asked_at = Instant::now();
-            let (lease, granted_s) = lease::grant(&app.context.connection, ttl_s).await?;
-            let sample = LeaseSample { granted_s, remaining_s: granted_s, asked_at, answered_at: Instant::now() };
-            app.context.mirror.leases(|book| book.note(lease, sample));
-            Some((lease, granted_s))
-        }
-    };
-    match app.put_new(&registering, lease.map(|(lease, _)| lease)).await {
-        Ok(record) => {
-            if let (Some((lease, granted_ttl_s)), Some(KeepAlive::Server)) = (lease, request.keep_alive) {
-                app.kept.keep(lease, granted_ttl_s);
+    // On a task of its own: a client that goes away in the middle must not leave a lease without a key behind.
+    let writing = tokio::spawn(async move { app.register(request, registering).await });
+    writing.await.unwrap_or_else(|_| Err(Failure::unavailable("the server is ending")))
+}
+
+impl App {
+    /// Grants the lease and puts the key; leaves neither behind where either fails.
+    async fn register(
+        &self,
+        request: RegisterRequest,
+        registering: Registering,
+    ) -> Result<Created<RegisterAnswer>, Failure> {
+        self.etcd().await?;
+        let lease = match request.ttl_s {
+            None => None,
+            Some(ttl_s) => {
+                let asked_at = Instant::now();
+                let (lease, granted_s) = lease::grant(&self.context.connection, ttl_s).await?;
+                let sample = LeaseSample { granted_s, remaining_s: granted_s, asked_at, answered_at: Instant::now() };
+                self.context.mirror.leases(|book| book.note(lease, sample));
+                Some((lease, granted_s))
             }
-            app.written("register", &record.key, record.mod_revision);
-            let answer = RegisterAnswer { lease: record.lease, record };
-            Ok((StatusCode::CREATED, Answer(answer)))
-        }
-        Err(failure) => {
-            if let Some((lease, _)) = lease {
-                // Whatever became of the key goes with its lease; where this fails too, both run out.
-                let connection = app.context.connection.clone();
-                tokio::spawn(async move { lease::revoke(&connection, lease).await });
+        };
+        match self.put_new(&registering, lease.map(|(lease, _)| lease)).await {
+            Ok(record) => {
+                if let (Some((lease, granted_ttl_s)), Some(KeepAlive::Server)) = (lease, request.keep_alive) {
+                    self.kept.keep(lease, granted_ttl_s);
+                }
+                self.written("register", &record.key, record.mod_revision).await;
+                let answer = RegisterAnswer { lease: record.lease, record };
+                Ok((StatusCode::CREATED, Answer(answer)))
             }
-            Err(failure.into())
+            Err(failure) => {
+                if let Some((lease, _)) = lease {
+                    // Whatever became of the key goes with its lease; where this fails too, both run out.
+                    let _ = lease::revoke(&self.context.connection, lease).await;
+                }
+                Err(failure.into())
+            }
         }
     }
 }
@@ -82,8 +97,8 @@ pub async fn deregister(State(app): State<Arc<App>>, query: Query) -> Result<Ans
     let found = outcome.found.map(|entry| (app.context.mirror.decode(&entry), entry));
     match (outcome.succeeded, found) {
         (true, Some((Some(record), entry))) => {
-            app.written("deregister", key, outcome.revision);
             let undo = app.undo.remember(entry);
+            app.written("deregister", key, outcome.revision).await;
             Ok(Answer(DeregisterAnswer { deleted: Arc::new(record), undo }))
         }
         (false, Some((record, entry))) => {
@@ -106,7 +121,7 @@ pub async fn undo(State(app): State<Arc<App>>, Path(token): Path<String>) -> Res
     let registering = Registering { source, key, value: entry.value };
     match app.put_new(&registering, lease).await {
         Ok(record) => {
-            app.written("undo", &record.key, record.mod_revision);
+            app.written("undo", &record.key, record.mod_revision).await;
             Ok((StatusCode::CREATED, Answer(RegisterAnswer { lease: record.lease, record })))
         }
         Err(PutFailure::LeaseGone) => Err(gone("its lease has ended meanwhile: it has to register anew")),
@@ -142,7 +157,9 @@ pub async fn revoke(
     }
     lease::revoke(&app.context.connection, lease).await?;
     app.kept.forget(lease);
-    app.written("revoke", &lease.to_string(), 0);
+    app.context.metrics.written("revoke");
+    tracing::info!(target: "rollcall::audit", action = "revoke", %lease, keys = keys.len(), "written");
+    app.seen(|catalog| keys.iter().all(|key| catalog.get(key).is_none())).await;
     Ok(Answer(RevokeAnswer { revoked: lease, deleted: keys }))
 }
 
@@ -244,9 +261,21 @@ impl App {
     }
 
     /// Every write leaves one line in the log, with neither value nor token.
-    fn written(&self, action: &'static str, key: &str, revision: i64) {
+    async fn written(&self, action: &'static str, key: &str, revision: Revision) {
         self.context.metrics.written(action);
         tracing::info!(target: "rollcall::audit", action, key, revision, "written");
+        let source = self.context.mirror.source_of(key).map(|source| source.prefix.as_str());
+        let at = |catalog: &Catalog| source.and_then(|source| catalog.revisions().get(source)).copied();
+        self.seen(|catalog| at(catalog).is_none_or(|at| at >= revision)).await;
+    }
+
+    /// Whoever wrote sees it in what is read next: an answer waits, for [`SEEN_TIMEOUT`] at the most, until the watch
+    /// has told of it. One that comes a little early is no fault, since etcd has it.
+    async fn seen(&self, look: impl Fn(&Catalog) -> bool) {
+        let mirror = &self.context.mirror;
+        let mut tail = mirror.tail();
+        let seeing = async { while !mirror.view(&look).found && tail.changed().await.is_ok() {} };
+        let _ = tokio::time::timeout(SEEN_TIMEOUT, seeing).await;
     }
 }
 
