@@ -74,11 +74,11 @@ fn walk(path: &Path, files: &mut Vec<(PathBuf, u64, SystemTime)>) -> Outcome<()>
 fn finish(machine: &Machine) -> Outcome<()> {
     let dist = machine.root().join("dist");
     let page = dist.join("index.html");
-    let html = fs::read_to_string(&page).map_err(|error| at(&page, &error))?;
-    let mut boot = move_boot_out(&html)?;
+    let mut html = fs::read_to_string(&page).map_err(|error| at(&page, &error))?;
     if let Some(wasm_opt) = on_path("wasm-opt") {
-        shrink(machine, &wasm_opt, &dist, &mut boot)?;
+        shrink(machine, &wasm_opt, &dist, &mut html)?;
     }
+    let boot = move_boot_out(&html)?;
     write(&dist.join(&boot.name), &boot.script)?;
     write(&page, &boot.html)
 }
@@ -165,7 +165,7 @@ fn inline(html: &str) -> Option<String> {
 }
 
 /// Has binaryen's wasm-opt make the module smaller. Its name then says so, since files of one name are cached for ever.
-fn shrink(machine: &Machine, wasm_opt: &Path, dist: &Path, boot: &mut Boot) -> Outcome<()> {
+fn shrink(machine: &Machine, wasm_opt: &Path, dist: &Path, html: &mut String) -> Outcome<()> {
     let modules: Vec<PathBuf> = fs::read_dir(dist)
         .map_err(|error| at(dist, &error))?
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -189,8 +189,7 @@ fn shrink(machine: &Machine, wasm_opt: &Path, dist: &Path, boot: &mut Boot) -> O
             continue;
         }
         step::say(&format!("wasm-opt: {before} bytes became {after}"));
-        boot.html = boot.html.replace(name, &small_name);
-        boot.script = boot.script.replace(name, &small_name);
+        *html = html.replace(name, &small_name);
         let glue = dist.join(format!("{stem}.js"));
         if let Ok(text) = fs::read_to_string(&glue) {
             write(&glue, &text.replace(name, &small_name))?;

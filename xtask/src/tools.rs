@@ -63,6 +63,10 @@ fn cargo_tool(machine: &mut Machine, package: &str, program: &str, version: &str
         if locked {
             install.arg("--locked");
         }
+        // These run for seconds a build: whoever waits for them the first time gains more than they do by optimizing.
+        for (setting, value) in [("OPT_LEVEL", "1"), ("LTO", "off"), ("CODEGEN_UNITS", "16"), ("DEBUG", "0")] {
+            install.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
+        }
         // Not beside the project's own artefacts, which nothing of this is shared with.
         install.env_remove("CARGO_TARGET_DIR");
         step::run(&format!("installing {package} {version} into {}", root.display()), install)?;
