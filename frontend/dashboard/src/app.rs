@@ -12,9 +12,15 @@ use web_sys::{Element, Event, HtmlElement, KeyboardEvent, MouseEvent};
 use crate::{
     browser,
     components::{
-        activity::Activity, dialog::Dialog, services::ServiceList, sheet::Sheet, toasts::Toasts, top::TopBar,
+        activity::activity,
+        dialog::dialog,
+        erased::{flag, part, word},
+        services::service_list,
+        sheet::sheet,
+        toasts::toasts,
+        top::{state, top_bar},
     },
-    pages::{overview::Overview, service::ServicePage},
+    pages::{overview::overview, service::service_page},
     route::Address,
     search::Search,
     store::Store,
@@ -73,7 +79,7 @@ pub fn start() {
         .and_then(|root| root.dyn_into().ok())
         .expect("index.html has an element #app");
     root.set_inner_html("");
-    mount_to(root, App).forget();
+    mount_to(root, app).forget();
 }
 
 impl Ui {
@@ -301,38 +307,33 @@ fn is_narrow() -> bool {
     window().inner_width().ok().and_then(|width| width.as_f64()).is_some_and(|width| width <= NARROW_PX)
 }
 
-#[component]
-fn App() -> impl IntoView {
+fn app() -> AnyView {
     let ui = Ui::start();
     provide_context(ui);
     let service = Memo::new(move |_| ui.address.with(|address| address.service.clone()));
     let page = move || if service.with(Option::is_some) { "service" } else { "overview" };
     let pane = move || if ui.activity.get() { "activity" } else { "list" };
-    let is_stale = move || {
-        let status = ui.store.status.get();
-        ui.store.ready.get() && crate::components::top::state(&status) != "live"
-    };
+    let is_stale = move || ui.store.ready.get() && state(&ui.store.status.get()) != "live";
     let is_empty = ui.store.overall(|live| live.catalog().is_empty());
+    let middle = move || service.get().map_or_else(overview, service_page);
     view! {
         <div
             class="app"
-            data-page=page
-            data-pane=pane
-            data-stale=move || is_stale().then_some("")
-            data-empty=move || is_empty.get().then_some("")
+            data-page=word(page)
+            data-pane=word(pane)
+            data-stale=flag(is_stale)
+            data-empty=flag(move || is_empty.get())
         >
-            <TopBar />
-            <ServiceList />
+            {top_bar()}
+            {service_list()}
             <main class="main" id="main" tabindex="-1">
-                {move || match service.get() {
-                    Some(name) => view! { <ServicePage name /> }.into_any(),
-                    None => view! { <Overview /> }.into_any(),
-                }}
+                {part(middle)}
             </main>
-            <Activity />
-            <Sheet />
+            {activity()}
+            {sheet()}
         </div>
-        <Dialog />
-        <Toasts />
+        {dialog()}
+        {toasts()}
     }
+    .into_any()
 }

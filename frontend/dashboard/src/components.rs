@@ -3,6 +3,7 @@
 pub mod activity;
 pub mod dialog;
 pub mod empty;
+pub mod erased;
 pub mod form;
 pub mod instances;
 pub mod row;

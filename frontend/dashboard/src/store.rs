@@ -270,6 +270,11 @@ impl Store {
         })
     }
 
+    /// Whoever asks is drawn anew whenever anything changes.
+    pub fn follow_anything(self) {
+        self.anything.track();
+    }
+
     /// Something about all there is, anew whenever anything changes.
     pub fn overall<T: Clone + PartialEq + Send + Sync + 'static>(
         self,
@@ -281,15 +286,14 @@ impl Store {
         })
     }
 
-    /// What happened, newest first, at most so many of those that `wanted` lets through.
-    pub fn feed(
-        self,
-        most: usize,
-        wanted: impl Fn(&Happening) -> bool + Send + Sync + 'static,
-    ) -> Memo<Vec<Happening>> {
+    /// What happened, newest first, at most so many; with a key, only what happened to that.
+    pub fn feed(self, most: usize, key: Option<String>) -> Memo<Vec<Happening>> {
         Memo::new(move |_| {
             self.feed.track();
-            self.read(|live| live.feed().filter(|happening| wanted(happening)).take(most).cloned().collect())
+            let wanted = |happening: &&Happening| {
+                key.is_none() || happening.what.record().map(|record| &record.key) == key.as_ref()
+            };
+            self.read(|live| live.feed().filter(wanted).take(most).cloned().collect())
         })
     }
 

@@ -3,7 +3,10 @@
 use leptos::prelude::*;
 use rollcall_shared::SnapshotReason;
 
-use super::row::short_id;
+use super::{
+    erased::{keyed, nothing, part, text},
+    row::short_id,
+};
 use crate::{
     app::Ui,
     browser,
@@ -16,62 +19,66 @@ use crate::{
 const SHOWN_MAX: usize = 60;
 
 /// The feed of everything.
-#[component]
-pub fn Activity() -> impl IntoView {
+pub fn activity() -> AnyView {
     let ui = Ui::get();
-    let feed = ui.store.feed(SHOWN_MAX, |_| true);
-    let is_empty = Memo::new(move |_| feed.with(Vec::is_empty));
+    let happened = ui.store.feed(SHOWN_MAX, None);
+    let nothing_yet = move || {
+        if happened.with(Vec::is_empty) {
+            view! { <p class="quiet">{words::NO_ACTIVITY}</p> }.into_any()
+        } else {
+            nothing()
+        }
+    };
     view! {
         <aside class="activity" aria-label=words::ACTIVITY>
             <h2>{words::ACTIVITY}</h2>
-            <Show when=move || is_empty.get()>
-                <p class="quiet">{words::NO_ACTIVITY}</p>
-            </Show>
-            <Feed feed />
+            {part(nothing_yet)}
+            {feed(happened)}
         </aside>
     }
+    .into_any()
 }
 
 /// A list of happenings.
-#[component]
-pub fn Feed(feed: Memo<Vec<Happening>>) -> impl IntoView {
-    // What became of one later (its cause, a burst's numbers) makes it another one.
-    let version = |happening: &Happening| match &happening.what {
+pub fn feed(happened: Memo<Vec<Happening>>) -> AnyView {
+    let named = move || happened.with(|happened| happened.iter().map(name).collect());
+    let drawn = move |wanted: String| {
+        let happening = happened.with_untracked(|happened| happened.iter().find(|it| name(it) == wanted).cloned());
+        happening.map_or_else(nothing, |happening| line(&happening))
+    };
+    view! { <ol class="feed">{keyed(named, drawn)}</ol> }.into_any()
+}
+
+/// What became of one later (its cause, a burst's numbers) makes it another one.
+fn name(happening: &Happening) -> String {
+    let version = match &happening.what {
         What::Vanished { why, .. } => usize::from(why.is_some()),
         What::Burst { appeared, vanished, changed, causes, .. } => {
             appeared + vanished + changed + causes.values().sum::<usize>()
         }
         _ => 0,
     };
-    view! {
-        <ol class="feed">
-            <For each=move || feed.get() key=move |happening| (happening.number, version(happening)) let:happening>
-                <Line happening />
-            </For>
-        </ol>
-    }
+    [&*happening.number.to_string(), ".", &version.to_string()].concat()
 }
 
-#[component]
-fn Line(happening: Happening) -> impl IntoView {
+fn line(happening: &Happening) -> AnyView {
     let ui = Ui::get();
     let at_ms = happening.at_ms;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "both are clamped")]
     let ago = move || words::ago(((ui.store.now_ms.get() - at_ms) / 1_000.0).max(0.0) as u64);
-    let (kind, link, text, more) = told(&happening.what);
+    let (kind, link, sentence, more) = told(&happening.what);
+    let link = link.map(|(name, address)| view! { <a class="mono" href=address.href()>{name}</a> }.into_any());
+    let more = more.map(|more| view! { <small>{more}</small> }.into_any());
     view! {
         <li data-kind=kind>
             <span class="dot"></span>
-            <p>
-                {link.map(|(name, address)| view! { <a class="mono" href=address.href()>{name}</a> " " })}
-                {text}
-                {more.map(|more| view! { <small>{more}</small> })}
-            </p>
+            <p>{link} {[" ", &sentence].concat()} {more}</p>
             <time datetime=browser::datetime(at_ms) title=browser::clock(at_ms)>
-                {ago}
+                {text(ago)}
             </time>
         </li>
     }
+    .into_any()
 }
 
 /// A happening's kind, its subject with where that is, the rest of its sentence, and what that rests on.

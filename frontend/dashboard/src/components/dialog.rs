@@ -6,7 +6,11 @@ use leptos::{html, prelude::*};
 use rollcall_shared::Record;
 use wasm_bindgen_futures::spawn_local;
 
-use super::{row::short_id, sheet::Keys};
+use super::{
+    erased::{nothing, part, text},
+    row::short_id,
+    sheet::list_of_keys,
+};
 use crate::{
     aftermath::{self, Act},
     app::{Ui, why},
@@ -14,16 +18,17 @@ use crate::{
 };
 
 /// The dialog, where it is open.
-#[component]
-pub fn Dialog() -> impl IntoView {
+pub fn dialog() -> AnyView {
     let ui = Ui::get();
     let is_open = Memo::new(move |_| ui.dialog.with(Option::is_some));
-    move || is_open.get().then(|| ui.dialog.get_untracked()).flatten().map(|record| view! { <Question record /> })
+    part(move || {
+        let record = is_open.get().then(|| ui.dialog.get_untracked()).flatten();
+        record.map_or_else(nothing, |record| question(ui, record))
+    })
+    .into_any()
 }
 
-#[component]
-fn Question(record: Arc<Record>) -> impl IntoView {
-    let ui = Ui::get();
+fn question(ui: Ui, record: Arc<Record>) -> AnyView {
     let service = record.service.clone();
     let live = ui.store.read(|live| live.summary(&service).instances);
     let counts = record.instance().is_some();
@@ -35,7 +40,7 @@ fn Question(record: Arc<Record>) -> impl IntoView {
     let act = RwSignal::new(Act::Delete);
     let typed = RwSignal::new(String::new());
     let working = RwSignal::new(false);
-    let error = RwSignal::new(None::<String>);
+    let error = RwSignal::new(String::new());
     let keys = RwSignal::new(None::<Vec<String>>);
     let lease = shown.with_untracked(|record| record.lease);
     if let Some(lease) = lease {
@@ -72,14 +77,14 @@ fn Question(record: Arc<Record>) -> impl IntoView {
         let record = shown.get_untracked();
         let (act, keys) = (act.get_untracked(), keys.get_untracked());
         working.set(true);
-        error.set(None);
+        error.set(String::new());
         spawn_local(async move {
             let done = take_out(ui, &record, act, keys).await;
             working.try_set(false);
             match done {
                 Ok(()) => close(),
                 Err(Refused { text, now }) => {
-                    error.try_set(Some(text));
+                    error.try_set(text);
                     if let Some(now) = now {
                         shown.try_set(now);
                     }
@@ -88,18 +93,44 @@ fn Question(record: Arc<Record>) -> impl IntoView {
         });
     };
     let choice = move |this: Act, name: &'static str| {
+        let is_chosen: Box<dyn FnMut() -> bool + Send> = Box::new(move || act.get() == this);
         view! {
             <label>
-                <input
-                    type="radio"
-                    name="act"
-                    prop:checked=move || act.get() == this
-                    on:change=move |_| act.set(this)
-                />
+                <input type="radio" name="act" prop:checked=is_chosen on:change=move |_| act.set(this) />
                 {name}
             </label>
         }
+        .into_any()
     };
+    let choices = lease.map(|_| {
+        let choices = [choice(Act::Delete, words::DELETE_KEY), choice(Act::Revoke, words::REVOKE_LEASE)];
+        view! { <fieldset>{choices.into_iter().collect::<Vec<_>>()}</fieldset> }.into_any()
+    });
+    let said = |what: &'static str, class: &'static str| view! { <p class=class>{what}</p> }.into_any();
+    let last = last.map(|last| said(last, ""));
+    let going_along = move || match (act.get(), others()) {
+        (Act::Delete, _) => nothing(),
+        (Act::Revoke, None) => said(words::WORKING, "quiet"),
+        (Act::Revoke, Some(keys)) if keys.is_empty() => said(words::REVOKE_ALONE, "quiet"),
+        (Act::Revoke, Some(keys)) => (said(words::REVOKE_OTHERS, ""), list_of_keys(keys)).into_any(),
+    };
+    let guard = guarded.then(|| {
+        view! {
+            <label class="guard">
+                <span>{words::TYPE_THE_NAME} " " <b class="mono">{service}</b></span>
+                <input
+                    type="text"
+                    data-testid="confirm-name"
+                    autocomplete="off"
+                    spellcheck="false"
+                    on:input=move |event| typed.set(event_target_value(&event))
+                />
+            </label>
+        }
+        .into_any()
+    });
+    let is_blocked: Box<dyn FnMut() -> bool + Send> = Box::new(move || !ready.get());
+    let can_undo = move || if act.get() == Act::Delete { words::AFTER_UNDO } else { words::AFTER_NO_UNDO };
     let follows = move || shown.with(|record| aftermath::sentence(record.layout, act.get(), record.lease.is_some()));
     view! {
         <dialog
@@ -120,63 +151,28 @@ fn Question(record: Arc<Record>) -> impl IntoView {
                 }
             }>
                 <h2 id="dialog-title">{title}</h2>
-                <p class="mono key">{move || shown.with(|record| record.key.clone())}</p>
-                {lease
-                    .is_some()
-                    .then(|| {
-                        view! {
-                            <fieldset>
-                                {choice(Act::Delete, words::DELETE_KEY)} {choice(Act::Revoke, words::REVOKE_LEASE)}
-                            </fieldset>
-                        }
-                    })} <p>{follows}</p> {last.map(|last| view! { <p>{last}</p> })}
-                {move || {
-                    (act.get() == Act::Revoke)
-                        .then(|| match others() {
-                            Some(others) if others.is_empty() => {
-                                view! { <p class="quiet">{words::REVOKE_ALONE}</p> }.into_any()
-                            }
-                            Some(keys) => {
-                                view! {
-                                    <p>{words::REVOKE_OTHERS}</p>
-                                    <Keys keys />
-                                }
-                                    .into_any()
-                            }
-                            None => view! { <p class="quiet">{words::WORKING}</p> }.into_any(),
-                        })
-                }}
-                <p class="quiet">
-                    {move || if act.get() == Act::Delete { words::AFTER_UNDO } else { words::AFTER_NO_UNDO }}
+                <p class="mono key">{text(move || shown.with(|record| record.key.clone()))}</p>
+                {choices}
+                <p>{text(follows)}</p>
+                {last}
+                {part(going_along)}
+                <p class="quiet">{text(can_undo)}</p>
+                {guard}
+                <p class="error" role="alert">
+                    {text(move || error.get())}
                 </p>
-                {guarded
-                    .then(|| {
-                        view! {
-                            <label class="guard">
-                                <span>{words::TYPE_THE_NAME} " " <b class="mono">{service.clone()}</b></span>
-                                <input
-                                    type="text"
-                                    data-testid="confirm-name"
-                                    autocomplete="off"
-                                    spellcheck="false"
-                                    prop:value=typed
-                                    on:input=move |event| typed.set(event_target_value(&event))
-                                />
-                            </label>
-                        }
-                    })}
-                <p class="error" role="alert">{error}</p>
                 <footer>
                     <button type="button" data-testid="cancel" on:click=move |_| close()>
                         {words::CANCEL}
                     </button>
-                    <button type="submit" class="danger" data-testid="confirm" disabled=move || !ready.get()>
-                        {move || if working.get() { words::WORKING } else { words::DEREGISTER }}
+                    <button type="submit" class="danger" data-testid="confirm" disabled=is_blocked>
+                        {text(move || if working.get() { words::WORKING } else { words::DEREGISTER })}
                     </button>
                 </footer>
             </form>
         </dialog>
     }
+    .into_any()
 }
 
 /// What was refused, in words, and the record as it stands now where it changed meanwhile.

@@ -4,6 +4,10 @@ use leptos::prelude::*;
 use rollcall_shared::{FieldError, KeyPrefix, Layout, api::KeepAlive};
 use wasm_bindgen_futures::spawn_local;
 
+use super::{
+    erased::{Flag, nothing, text, word},
+    sheet::framed,
+};
 use crate::{
     app::{Ui, why},
     browser,
@@ -13,8 +17,7 @@ use crate::{
 };
 
 /// The form, in the sheet at the side.
-#[component]
-pub fn RegisterForm() -> impl IntoView {
+pub fn register_form() -> AnyView {
     let ui = Ui::get();
     let draft = RwSignal::new(Draft { layout: preset(ui), ..Draft::default() });
     let prefix = move |layout: Layout| {
@@ -78,13 +81,12 @@ pub fn RegisterForm() -> impl IntoView {
     };
     let line = move |field: Field, name: &'static str, label: &'static str, hint: Signal<&'static str>| {
         let id = ["field-", name].concat();
-        let message = move || error(field);
-        let value = move || draft.with(|draft| slot(draft, field).to_owned());
-        let invalid = move || message().is_some().then_some("true");
-        let input = move |event| {
-            let text = event_target_value(&event);
-            change(field, &|draft| text.clone_into(slot_mut(draft, field)));
-        };
+        let value = text(move || draft.with(|draft| slot(draft, field).to_owned()));
+        let invalid = Box::new(move || error(field).map(|_| "true")) as Flag;
+        let input: Box<dyn FnMut(leptos::ev::Event)> = Box::new(move |event| {
+            let typed = event_target_value(&event);
+            change(field, &|draft| typed.clone_into(slot_mut(draft, field)));
+        });
         let control = if matches!(field, Field::Endpoints | Field::Metadata) {
             view! {
                 <textarea
@@ -115,21 +117,20 @@ pub fn RegisterForm() -> impl IntoView {
             }
             .into_any()
         };
-        view! {
-            <div class="field">
-                <label for=id>{label}</label>
-                {control}
-                {move || match message() {
-                    Some(message) => view! { <p class="error">{message}</p> }.into_any(),
-                    None => view! { <p class="quiet">{hint}</p> }.into_any(),
-                }}
-            </div>
-        }
+        let message = move || error(field).unwrap_or_else(|| hint.get().to_owned());
+        let class = word(move || if error(field).is_some() { "error" } else { "quiet" });
+        labelled(id, label, control, view! { <p class=class>{text(message)}</p> }.into_any())
     };
-    let layouts = Layout::ALL.map(|layout| {
+    let layouts = Layout::ALL.into_iter().map(|layout| {
         let selected = draft.with_untracked(|draft| draft.layout == layout);
-        view! { <option value=layout.as_str() selected=selected>{words::layout(layout)}</option> }
+        view! {
+            <option value=layout.as_str() selected=selected>
+                {words::layout(layout)}
+            </option>
+        }
+        .into_any()
     });
+    let layouts = layouts.collect::<Vec<_>>();
     let choose = move |event| {
         if let Ok(layout) = event_target_value(&event).parse() {
             change(Field::Layout, &|draft| draft.layout = layout);
@@ -139,53 +140,64 @@ pub fn RegisterForm() -> impl IntoView {
         let by = if event_target_value(&event) == "caller" { KeepAlive::Caller } else { KeepAlive::Server };
         change(Field::KeepAlive, &|draft| draft.keep_alive = by);
     };
-    let of_form = move || error(Field::Form).or_else(|| error(Field::Layout));
+    let of_form = move || error(Field::Form).or_else(|| error(Field::Layout)).unwrap_or_default();
     let hint = Signal::derive(move || match draft.with(|draft| draft.layout) {
         Layout::Kratos => words::URLS_HINT,
         Layout::GoKit => words::URL_OR_ADDRESS_HINT,
         _ => words::ADDRESS_HINT,
     });
     Effect::new(move |_| browser::focus("form [name=name]"));
-    view! {
-        <section class="sheet" aria-label=words::REGISTER_TITLE>
-            <header>
-                <h2>{words::REGISTER_TITLE}</h2>
-                <button type="button" class="close" aria-label=words::CLOSE on:click=move |_| ui.close_sheet()>
-                    "×"
+    let layout = view! {
+        <select id="field-layout" name="layout" on:change=choose>
+            {layouts}
+        </select>
+    };
+    let keep_alive = view! {
+        <select id="field-keep-alive" name="keep_alive" on:change=renew>
+            <option value="server">{words::KEEP_ALIVE_SERVER}</option>
+            <option value="caller">{words::KEEP_ALIVE_CALLER}</option>
+        </select>
+    };
+    let is_working: Box<dyn FnMut() -> bool + Send> = Box::new(move || working.get());
+    let fields = vec![
+        labelled("field-layout".to_owned(), words::LAYOUT, layout.into_any(), nothing()),
+        line(Field::Name, "name", words::NAME_LABEL, "".into()),
+        line(Field::Endpoints, "endpoints", words::ENDPOINTS, hint),
+        line(Field::Id, "id", words::ID, words::ID_HINT.into()),
+        line(Field::Version, "version", words::VERSION, "".into()),
+        line(Field::Metadata, "metadata", words::METADATA, words::METADATA_HINT.into()),
+        line(Field::Ttl, "ttl_s", words::TTL, words::TTL_HINT.into()),
+        labelled("field-keep-alive".to_owned(), words::KEEP_ALIVE, keep_alive.into_any(), nothing()),
+    ];
+    let form = view! {
+        <form class="register" novalidate on:submit=submit>
+            {fields}
+            <p class="error" role="alert">
+                {text(of_form)}
+            </p>
+            <footer>
+                <button type="button" on:click=move |_| ui.close_sheet()>
+                    {words::CANCEL}
                 </button>
-            </header>
-            <form class="register" novalidate on:submit=submit>
-                <div class="field">
-                    <label for="field-layout">{words::LAYOUT}</label>
-                    <select id="field-layout" name="layout" on:change=choose>
-                        {layouts.collect_view()}
-                    </select>
-                </div>
-                {line(Field::Name, "name", words::NAME_LABEL, "".into())}
-                {line(Field::Endpoints, "endpoints", words::ENDPOINTS, hint)}
-                {line(Field::Id, "id", words::ID, words::ID_HINT.into())}
-                {line(Field::Version, "version", words::VERSION, "".into())}
-                {line(Field::Metadata, "metadata", words::METADATA, words::METADATA_HINT.into())}
-                {line(Field::Ttl, "ttl_s", words::TTL, words::TTL_HINT.into())}
-                <div class="field">
-                    <label for="field-keep-alive">{words::KEEP_ALIVE}</label>
-                    <select id="field-keep-alive" name="keep_alive" on:change=renew>
-                        <option value="server">{words::KEEP_ALIVE_SERVER}</option>
-                        <option value="caller">{words::KEEP_ALIVE_CALLER}</option>
-                    </select>
-                </div>
-                <p class="error" role="alert">{of_form}</p>
-                <footer>
-                    <button type="button" on:click=move |_| ui.close_sheet()>
-                        {words::CANCEL}
-                    </button>
-                    <button type="submit" class="primary" data-testid="submit" disabled=move || working.get()>
-                        {move || if working.get() { words::WORKING } else { words::REGISTER }}
-                    </button>
-                </footer>
-            </form>
-        </section>
+                <button type="submit" class="primary" data-testid="submit" disabled=is_working>
+                    {words::REGISTER}
+                </button>
+            </footer>
+        </form>
+    };
+    let heading = view! { <h2>{words::REGISTER_TITLE}</h2> };
+    framed(ui, words::REGISTER_TITLE, heading.into_any(), form.into_any())
+}
+
+fn labelled(id: String, label: &'static str, control: AnyView, message: AnyView) -> AnyView {
+    view! {
+        <div class="field">
+            <label for=id>{label}</label>
+            {control}
+            {message}
+        </div>
     }
+    .into_any()
 }
 
 /// The layout to begin with: kratos where it is watched, else one that is.

@@ -6,15 +6,16 @@ use leptos::prelude::*;
 use rollcall_shared::Record;
 
 use super::{
-    empty::Empty,
-    row::{InstanceRow, short_id},
+    empty::empty,
+    erased::{Flag, flag, keyed, nothing, part, text},
+    row::{instance_row, short_id},
     scroll::{Scroll, rows_px},
 };
 use crate::{app::Ui, words};
 
 /// The height of a row, and of one on a narrow page, in pixels. The stylesheet has the same numbers.
-const ROW_PX: f64 = 32.0;
-const NARROW_ROW_PX: f64 = 68.0;
+const ROW_PX: usize = 32;
+const NARROW_ROW_PX: usize = 68;
 
 /// What the table is sorted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +28,7 @@ enum Column {
 }
 
 /// The table of a service's instances, or of all services'.
-#[component]
-pub fn InstanceTable(service: Option<String>) -> impl IntoView {
+pub fn instance_table(service: Option<String>) -> AnyView {
     let ui = Ui::get();
     let of_all = service.is_none();
     let found = ui.store.rows(service, ui.search);
@@ -41,32 +41,49 @@ pub fn InstanceTable(service: Option<String>) -> impl IntoView {
     let is_empty = Memo::new(move |_| count.get() == 0);
     let shown = move || {
         let window = window.get();
-        rows.with(|rows| rows.get(window.start..window.end.min(rows.len())).unwrap_or_default().to_vec())
+        rows.with(|rows| {
+            let shown = rows.get(window.start..window.end.min(rows.len())).unwrap_or_default();
+            shown.iter().map(|record| record.key.clone()).collect()
+        })
+    };
+    // The list names keys; the record that a row begins with is the one it was listed with.
+    let row = move |key: String| {
+        let found = rows.with_untracked(|rows| rows.iter().find(|record| record.key == key).cloned());
+        found.map_or_else(nothing, |record| instance_row(record, of_all))
     };
     let header = move |column: Column, name: &'static str, class: &'static str| {
-        let order = move || match sort.get() {
+        let order = Box::new(move || match sort.get() {
             (by, descending) if by == column => Some(if descending { "descending" } else { "ascending" }),
             _ => None,
-        };
+        }) as Flag;
         let turn = move |_| sort.update(|(by, down)| (*by, *down) = (column, *by == column && !*down));
         view! {
             <th scope="col" class=class aria-sort=order>
-                <button type="button" on:click=turn>{name}</button>
+                <button type="button" on:click=turn>
+                    {name}
+                </button>
             </th>
         }
+        .into_any()
     };
-    let still = move |name: &'static str, class: &'static str| view! { <th scope="col" class=class>{name}</th> };
-    let columns = if of_all { "8" } else { "7" };
+    let still = |name: &'static str, class: &'static str| view! { <th scope="col" class=class>{name}</th> }.into_any();
+    let before = text(move || rows_px(window.get().start, row_px.get()));
+    let after = text(move || rows_px(count.get().saturating_sub(window.get().end), row_px.get()));
+    let other = if of_all { header(Column::Service, words::SERVICE, "c-service") } else { nothing() };
+    let version = if of_all { nothing() } else { header(Column::Version, words::VERSION, "c-version") };
     view! {
-        <div class="scroll table" data-all=of_all.then_some("") node_ref=scroll.element on:scroll=move |_| scroll.follow()>
-            <table aria-rowcount=move || count.get() hidden=move || is_empty.get()>
+        <div
+            class="scroll table"
+            data-all=of_all.then_some("")
+            node_ref=scroll.element
+            on:scroll=move |_| scroll.follow()
+        >
+            <table aria-rowcount=text(move || count.get().to_string()) data-none=flag(move || is_empty.get())>
                 <thead>
                     <tr>
-                        {still(words::STATE, "c-state")} {header(Column::Id, words::ID, "c-id")}
-                        {of_all.then(|| header(Column::Service, words::SERVICE, "c-service"))}
-                        {header(Column::Endpoints, words::ENDPOINTS, "c-endpoints")}
-                        {header(Column::Version, words::VERSION, "c-version")} {still(words::METADATA, "c-meta")}
-                        {still(words::LEASE, "c-lease")}
+                        {still(words::STATE, "c-state")} {header(Column::Id, words::ID, "c-id")} {other}
+                        {header(Column::Endpoints, words::ENDPOINTS, "c-endpoints")} {version}
+                        {still(words::METADATA, "c-meta")} {still(words::LEASE, "c-lease")}
                         <th scope="col" class="c-act">
                             <span class="hidden">{words::ACTIONS}</span>
                         </th>
@@ -74,22 +91,18 @@ pub fn InstanceTable(service: Option<String>) -> impl IntoView {
                 </thead>
                 <tbody>
                     <tr class="pad" aria-hidden="true">
-                        <td colspan=columns style:height=move || rows_px(window.get().start, row_px.get())></td>
+                        <td colspan="7" style:height=before></td>
                     </tr>
-                    <For each=shown key=|record| record.key.clone() let:record>
-                        <InstanceRow record of_all />
-                    </For>
+                    {keyed(shown, row)}
                     <tr class="pad" aria-hidden="true">
-                        <td
-                            colspan=columns
-                            style:height=move || rows_px(count.get().saturating_sub(window.get().end), row_px.get())
-                        ></td>
+                        <td colspan="7" style:height=after></td>
                     </tr>
                 </tbody>
             </table>
-            {move || is_empty.get().then(|| view! { <Empty /> })}
+            {part(move || if is_empty.get() { empty() } else { nothing() })}
         </div>
     }
+    .into_any()
 }
 
 fn sorted(rows: Arc<Vec<Arc<Record>>>, (column, descending): (Column, bool)) -> Arc<Vec<Arc<Record>>> {

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use leptos::prelude::*;
-use rollcall_shared::{Decoded, LeaseId, Revision};
+use rollcall_shared::{Decoded, LeaseId};
 use wasm_bindgen_futures::spawn_local;
 
 use super::{
-    activity::Feed,
-    form::RegisterForm,
-    row::{CopyAddress, short_id},
+    activity::feed,
+    erased::{nothing, part, text},
+    form::register_form,
+    row::{copy_address, short_id},
 };
 use crate::{
     app::{Ui, why},
@@ -18,177 +19,166 @@ use crate::{
     words,
 };
 
+/// How many happenings of an instance are shown.
+const HISTORY_MAX: usize = 20;
+
 /// How many of a lease's keys are listed.
 pub const KEYS_MAX: usize = 12;
 
 /// The sheet, where something is open.
-#[component]
-pub fn Sheet() -> impl IntoView {
+pub fn sheet() -> AnyView {
     let ui = Ui::get();
     let key = Memo::new(move |_| ui.address.with(|address| address.key.clone()));
-    move || {
+    part(move || {
         if ui.form.get() {
-            view! { <RegisterForm /> }.into_any()
+            register_form()
         } else if let Some(key) = key.get() {
-            view! { <Details key_name=key /> }.into_any()
+            details(ui, &key)
         } else {
-            ().into_any()
+            nothing()
         }
-    }
+    })
+    .into_any()
 }
 
-/// Everything about one key.
-#[component]
-fn Details(key_name: String) -> impl IntoView {
-    let ui = Ui::get();
-    let row = ui.store.row(&key_name);
-    let here = key_name.clone();
-    let history = ui.store.feed(20, move |happening| happening.what.record().is_some_and(|record| record.key == here));
-    let has_history = Memo::new(move |_| history.with(|history| !history.is_empty()));
-    let title = key_name.clone();
-    let heading =
-        move || row.with(|row| row.as_ref().map_or_else(|| title.clone(), |row| short_id(&row.record).to_owned()));
+/// A sheet with its heading and the button that closes it.
+pub fn framed(ui: Ui, label: &'static str, heading: AnyView, body: AnyView) -> AnyView {
     view! {
-        <section class="sheet" aria-label=words::DETAILS>
+        <section class="sheet" aria-label=label>
             <header>
-                <h2 class="mono">{heading}</h2>
+                {heading}
                 <button type="button" class="close" aria-label=words::CLOSE on:click=move |_| ui.close_sheet()>
                     "×"
                 </button>
             </header>
-            {move || match row.get() {
-                Some(row) => view! { <Facts row /> }.into_any(),
-                None if ui.store.ready.get() => view! { <p class="quiet">{words::NO_SUCH_KEY}</p> }.into_any(),
-                None => view! { <p class="quiet">{words::WAITING}</p> }.into_any(),
-            }}
-            <Show when=move || has_history.get()>
-                <h3>{words::HISTORY}</h3>
-                <Feed feed=history />
-            </Show>
+            {body}
         </section>
     }
+    .into_any()
 }
 
-#[component]
-fn Facts(row: Row) -> impl IntoView {
-    let ui = Ui::get();
-    let record = Arc::clone(&row.record);
+/// Everything about one key.
+fn details(ui: Ui, key: &str) -> AnyView {
+    let row = ui.store.row(key);
+    // A renewal is no reason to draw the facts anew.
+    let facts_of = Memo::new(move |_| row.get().map(|row| Row { clock: None, fresh: false, ..row }));
+    let happened = ui.store.feed(HISTORY_MAX, Some(key.to_owned()));
+    let title = key.to_owned();
+    let heading =
+        move || facts_of.with(|row| row.as_ref().map_or_else(|| title.clone(), |row| short_id(&row.record).to_owned()));
+    let what = move || match facts_of.get() {
+        Some(row) => facts(ui, &row),
+        None => {
+            let said = if ui.store.ready.get() { words::NO_SUCH_KEY } else { words::WAITING };
+            view! { <p class="quiet">{said}</p> }.into_any()
+        }
+    };
+    let has_history = Memo::new(move |_| happened.with(|happened| !happened.is_empty()));
+    let history = move || {
+        if !has_history.get() {
+            return nothing();
+        }
+        (view! { <h3>{words::HISTORY}</h3> }.into_any(), feed(happened)).into_any()
+    };
+    let heading = view! { <h2 class="mono">{text(heading)}</h2> }.into_any();
+    framed(ui, words::DETAILS, heading, (part(what), part(history)).into_any())
+}
+
+fn fact(name: &'static str, value: AnyView) -> AnyView {
+    view! {
+        <dt>{name}</dt>
+        <dd class="mono">{value}</dd>
+    }
+    .into_any()
+}
+
+fn facts(ui: Ui, row: &Row) -> AnyView {
+    let record = &row.record;
     let is_gone = row.state == RowState::Gone;
-    let fact = |name: &'static str, value: String| {
-        view! {
-            <dt>{name}</dt>
-            <dd class="mono">{value}</dd>
-        }
-    };
-    let revisions = [
-        &*words::CREATED.to_owned(),
-        " ",
-        &record.create_revision.to_string(),
-        ", ",
-        words::LAST_CHANGED,
-        " ",
-        &record.mod_revision.to_string(),
-    ]
-    .concat();
-    let decoded = match &record.decoded {
-        Decoded::Malformed { why, .. } => view! {
-            <dt>{words::MALFORMED}</dt>
-            <dd class="why">{why.clone()}</dd>
-        }
-        .into_any(),
+    let said = |text: &str| text.to_owned().into_any();
+    let mut facts = Vec::new();
+    if is_gone {
+        let why = row.why.as_ref().map(|why| [why.cause.as_str(), ": ", &why.evidence].concat());
+        facts.push(fact(words::CAUSE, said(why.as_deref().unwrap_or(words::JUST_GONE))));
+    }
+    facts.push(fact(words::SERVICE, said(&record.service)));
+    match &record.decoded {
+        Decoded::Malformed { why, .. } => facts.push(fact(words::MALFORMED, odd(why))),
         Decoded::Instance(instance) => {
-            let endpoints = instance.endpoints.iter().map(|endpoint| {
-                view! { <CopyAddress scheme=None address=endpoint.clone() text=endpoint.clone() /> }
-            });
-            let pairs = instance.metadata.iter().map(|(name, value)| {
-                view! {
-                    <div class="mono">
-                        <i>{name.clone()}</i>
-                        " = "
-                        {value.clone()}
-                    </div>
-                }
-            });
-            view! {
-                {fact(words::ID, instance.id.clone())}
-                {(!instance.version.is_empty()).then(|| fact(words::VERSION, instance.version.clone()))}
-                <dt>{words::ENDPOINTS}</dt>
-                <dd>{endpoints.collect_view()}</dd>
-                {(!instance.metadata.is_empty())
-                    .then(|| {
-                        view! {
-                            <dt>{words::METADATA}</dt>
-                            <dd>{pairs.collect_view()}</dd>
-                        }
-                    })}
+            facts.push(fact(words::ID, said(&instance.id)));
+            if !instance.version.is_empty() {
+                facts.push(fact(words::VERSION, said(&instance.version)));
             }
-            .into_any()
+            let endpoints = instance.endpoints.iter();
+            let endpoints = endpoints.map(|endpoint| copy_address(None, endpoint.clone(), endpoint.clone()));
+            facts.push(fact(words::ENDPOINTS, endpoints.collect::<Vec<_>>().into_any()));
+            if !instance.metadata.is_empty() {
+                let pairs = instance.metadata.iter().map(|(name, value)| {
+                    view! {
+                        <div>
+                            <i>{name.clone()}</i>
+                            {[" = ", value].concat()}
+                        </div>
+                    }
+                    .into_any()
+                });
+                facts.push(fact(words::METADATA, pairs.collect::<Vec<_>>().into_any()));
+            }
         }
-    };
-    let warning = record.warning.clone().map(|warning| {
-        view! {
-            <dt>{words::WARNING}</dt>
-            <dd class="why">{warning}</dd>
-        }
-    });
-    let cause = is_gone.then(|| {
-        let text = row
-            .why
-            .as_ref()
-            .map_or_else(|| words::JUST_GONE.to_owned(), |why| [why.cause.as_str(), ": ", &why.evidence].concat());
-        view! {
-            <dt>{words::CAUSE}</dt>
-            <dd>{text}</dd>
-        }
-    });
+    }
+    if let Some(warning) = &record.warning {
+        facts.push(fact(words::WARNING, odd(warning)));
+    }
+    facts.push(fact(words::KEY, said(&record.key)));
+    facts.push(fact(words::LAYOUT, said(words::layout(record.layout))));
+    facts.push(fact(words::SOURCE, said(&record.source)));
     let lease = record.lease.map_or_else(|| words::NO_LEASE.to_owned(), |lease| lease.to_string());
-    let act = Arc::clone(&record);
-    let button = (!is_gone).then(|| {
-        view! {
+    facts.push(fact(words::LEASE, lease.into_any()));
+    let (created, changed) = (record.create_revision.to_string(), record.mod_revision.to_string());
+    let revisions = [words::CREATED, " ", &created, ", ", words::LAST_CHANGED, " ", &changed].concat();
+    facts.push(fact(words::REVISIONS, revisions.into_any()));
+    let mut more = Vec::new();
+    if !is_gone {
+        if let Some(lease) = record.lease {
+            more.push(other_keys(ui, lease, record.key.clone()));
+        }
+        more.push(raw_value(ui, record.key.clone()));
+        let record = Arc::clone(record);
+        let ask = move |_| ui.dialog.set(Some(Arc::clone(&record)));
+        let button = view! {
             <p class="acts">
-                <button type="button" class="danger" on:click=move |_| ui.dialog.set(Some(Arc::clone(&act)))>
+                <button type="button" class="danger" on:click=ask>
                     {words::DEREGISTER}
                 </button>
             </p>
-        }
-    });
-    let (key, revision, lease_id) = (record.key.clone(), record.mod_revision, record.lease);
-    view! {
-        <dl>
-            {cause} {fact(words::SERVICE, record.service.clone())} {decoded} {warning} {fact(words::KEY, record.key.clone())}
-            {fact(words::LAYOUT, words::layout(record.layout).to_owned())} {fact(words::SOURCE, record.source.clone())}
-            {fact(words::LEASE, lease)} {fact(words::REVISIONS, revisions)}
-        </dl>
-        {(!is_gone)
-            .then(|| {
-                view! {
-                    {lease_id.map(|lease| view! { <OtherKeys lease key_name=key.clone() /> })}
-                    <RawValue key_name=key revision />
-                }
-            })}
-        {button}
+        };
+        more.push(button.into_any());
     }
+    (view! { <dl>{facts}</dl> }.into_any(), more).into_any()
+}
+
+fn odd(what: &str) -> AnyView {
+    view! { <span class="why">{what.to_owned()}</span> }.into_any()
 }
 
 /// The value byte for byte, as etcd has it now.
-#[component]
-fn RawValue(key_name: String, revision: Revision) -> impl IntoView {
-    let ui = Ui::get();
-    let text = RwSignal::new(String::new());
+fn raw_value(ui: Ui, key: String) -> AnyView {
+    let value = RwSignal::new(String::new());
     spawn_local(async move {
-        let shown = match ui.client().raw(&key_name).await {
+        let shown = match ui.client().raw(&key).await {
             Ok(bytes) => match String::from_utf8(bytes) {
                 Ok(text) => text,
                 Err(error) => hex(error.as_bytes()),
             },
             Err(error) => why(&error),
         };
-        text.try_set(shown);
+        value.try_set(shown);
     });
     view! {
-        <h3 data-revision=revision>{words::RAW}</h3>
-        <pre class="mono">{text}</pre>
+        <h3>{words::RAW}</h3>
+        <pre class="mono">{text(move || value.get())}</pre>
     }
+    .into_any()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -197,35 +187,30 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte), ' ']).collect()
 }
 
-#[component]
-fn OtherKeys(lease: LeaseId, key_name: String) -> impl IntoView {
-    let ui = Ui::get();
-    let others = RwSignal::new(Vec::<String>::new());
+fn other_keys(ui: Ui, lease: LeaseId, key: String) -> AnyView {
+    let others = RwSignal::new(None::<Vec<String>>);
     spawn_local(async move {
         if let Ok(answer) = ui.client().lease(lease).await {
             let keys = answer.keys.unwrap_or_default();
-            others.try_set(keys.into_iter().filter(|key| *key != key_name).collect());
+            others.try_set(Some(keys.into_iter().filter(|other| *other != key).collect()));
         }
     });
-    move || {
-        let others = others.get();
-        (!others.is_empty()).then(|| {
-            view! {
-                <h3>{words::OTHER_KEYS}</h3>
-                <Keys keys=others />
-            }
-        })
-    }
+    part(move || match others.get() {
+        Some(others) if !others.is_empty() => {
+            (view! { <h3>{words::OTHER_KEYS}</h3> }.into_any(), list_of_keys(others)).into_any()
+        }
+        _ => nothing(),
+    })
+    .into_any()
 }
 
 /// Some keys, and how many more there are.
-#[component]
-pub fn Keys(keys: Vec<String>) -> impl IntoView {
+pub fn list_of_keys(mut keys: Vec<String>) -> AnyView {
     let more = keys.len().saturating_sub(KEYS_MAX);
-    view! {
-        <ul class="keys mono">
-            {keys.into_iter().take(KEYS_MAX).map(|key| view! { <li>{key}</li> }).collect_view()}
-            {(more > 0).then(|| view! { <li>"+ " {words::number(more)}</li> })}
-        </ul>
+    keys.truncate(KEYS_MAX);
+    if more > 0 {
+        keys.push(["+ ", &words::number(more)].concat());
     }
+    let keys = keys.into_iter().map(|key| view! { <li>{key}</li> }.into_any()).collect::<Vec<_>>();
+    view! { <ul class="keys mono">{keys}</ul> }.into_any()
 }

@@ -4,6 +4,7 @@ use leptos::prelude::*;
 use rollcall_client::Connection;
 use rollcall_shared::api::EtcdState;
 
+use super::erased::{text, word};
 use crate::{app::Ui, browser, route::Address, store::Status, words};
 
 /// The connection's state, as `data-state` has it.
@@ -17,8 +18,7 @@ pub fn state(status: &Status) -> &'static str {
 }
 
 /// The top bar.
-#[component]
-pub fn TopBar() -> impl IntoView {
+pub fn top_bar() -> AnyView {
     let ui = Ui::get();
     let search = move || ui.address.with(|address| address.search.clone());
     let typed = move |event| ui.search_for(event_target_value(&event));
@@ -43,11 +43,11 @@ pub fn TopBar() -> impl IntoView {
                 placeholder=words::SEARCH_HINT
                 autocomplete="off"
                 spellcheck="false"
-                prop:value=search
+                prop:value=text(search)
                 on:input=typed
             />
-            <StatusWords />
-            <button type="button" class="pane" aria-pressed=move || ui.activity.get().to_string() on:click=pane>
+            {status_words(ui)}
+            <button type="button" class="pane" aria-pressed=word(move || if ui.activity.get() { "true" } else { "false" }) on:click=pane>
                 {words::ACTIVITY}
             </button>
             <button type="button" class="primary" data-testid="register" on:click=move |_| ui.form.set(true)>
@@ -63,13 +63,12 @@ pub fn TopBar() -> impl IntoView {
             </button>
         </header>
     }
+    .into_any()
 }
 
-#[component]
-fn StatusWords() -> impl IntoView {
-    let ui = Ui::get();
+fn status_words(ui: Ui) -> AnyView {
     let status = ui.store.status;
-    let text = move || {
+    let sentence = move || {
         let status = status.get();
         if status.unreadable {
             return words::RELOAD.to_owned();
@@ -87,9 +86,10 @@ fn StatusWords() -> impl IntoView {
         }
     };
     view! {
-        <p class="status" role="status" data-testid="status" data-state=move || state(&status.get())>
+        <p class="status" role="status" data-testid="status" data-state=word(move || state(&status.get()))>
             <span class="dot"></span>
-            <span>{text}</span>
+            <span>{text(sentence)}</span>
         </p>
     }
+    .into_any()
 }
