@@ -235,9 +235,14 @@ impl Browser {
         let url = format!("{}/session/{}/screenshot", self.driver_url, self.session);
         let name = thread::current().name().unwrap_or("browser").replace("::", "-");
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/screenshots");
+        let log_url = format!("{}/session/{}/se/log", self.driver_url, self.session);
         // The test's own runtime may be going down: this takes one of its own, on a thread of its own.
         let kept = thread::spawn(move || -> anyhow::Result<String> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let log = http::json(&http::client(), reqwest::Method::POST, &log_url, &json!({ "type": "browser" }));
+            if let Ok(log) = runtime.block_on(http::try_send(log)) {
+                eprintln!("--- the browser's console: {}", log.text());
+            }
             let answer = runtime.block_on(http::try_send(http::client().get(url)))?;
             let text = answer.json()["value"].as_str().context("no picture")?.to_owned();
             fs::create_dir_all(&folder)?;

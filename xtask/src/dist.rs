@@ -1,4 +1,7 @@
 //! The dashboard's files in `dist/`: Trunk makes them, and what a strict Content-Security-Policy forbids is moved out.
+//!
+//! binaryen's wasm-opt is left out on purpose: after `opt-level = "z"` it saves less than 1 % of what goes over the
+//! wire, and the one in Debian 12 (108) exports the wrong table, so that the page does not start.
 
 use std::{
     collections::hash_map::DefaultHasher,
@@ -9,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    machine::{Machine, on_path},
+    machine::Machine,
     step::{self, Failure, Outcome},
     tools,
 };
@@ -21,8 +24,8 @@ const SOURCES: [&str; 6] = ["frontend", "shared", "Cargo.toml", "Cargo.lock", "T
 pub fn build(machine: &mut Machine) -> Outcome<()> {
     let stamp = machine.target().join("xtask").join("dist.stamp");
     let state = state_of_sources(machine.root())?;
-    let page = machine.root().join("dist").join("index.html");
-    if page.is_file() && fs::read_to_string(&stamp).is_ok_and(|built| built == state) {
+    let dist = machine.root().join("dist");
+    if dist.join("index.html").is_file() && fs::read_to_string(&stamp).is_ok_and(|built| built == state) {
         step::skip("the dashboard");
         return Ok(());
     }
@@ -41,7 +44,7 @@ pub fn build(machine: &mut Machine) -> Outcome<()> {
     // Trunk reads this variable as one of its own flags and takes nothing but true and false.
     trunk.env_remove("NO_COLOR");
     step::run("trunk build --release", trunk)?;
-    step::timed("making the page fit its Content-Security-Policy", || finish(machine))?;
+    step::timed("making the page fit its Content-Security-Policy", || finish(&dist))?;
     write(&stamp, &state)
 }
 
@@ -71,13 +74,9 @@ fn walk(path: &Path, files: &mut Vec<(PathBuf, u64, SystemTime)>) -> Outcome<()>
     Ok(())
 }
 
-fn finish(machine: &Machine) -> Outcome<()> {
-    let dist = machine.root().join("dist");
+fn finish(dist: &Path) -> Outcome<()> {
     let page = dist.join("index.html");
-    let mut html = fs::read_to_string(&page).map_err(|error| at(&page, &error))?;
-    if let Some(wasm_opt) = on_path("wasm-opt") {
-        shrink(machine, &wasm_opt, &dist, &mut html)?;
-    }
+    let html = fs::read_to_string(&page).map_err(|error| at(&page, &error))?;
     let boot = move_boot_out(&html)?;
     write(&dist.join(&boot.name), &boot.script)?;
     write(&page, &boot.html)
@@ -162,56 +161,6 @@ fn inline(html: &str) -> Option<String> {
         return Some(shown(at));
     }
     scripts(html).find(|(_, _, body)| !body.trim().is_empty()).map(|(start, ..)| shown(start))
-}
-
-/// Has binaryen's wasm-opt make the module smaller. Its name then says so, since files of one name are cached for ever.
-fn shrink(machine: &Machine, wasm_opt: &Path, dist: &Path, html: &mut String) -> Outcome<()> {
-    let modules: Vec<PathBuf> = fs::read_dir(dist)
-        .map_err(|error| at(dist, &error))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "wasm"))
-        .collect();
-    for module in modules {
-        let Some(name) = module.file_name().and_then(|name| name.to_str()) else { continue };
-        let Some(stem) = name.strip_suffix("_bg.wasm") else { continue };
-        let small_name = format!("{stem}-opt_bg.wasm");
-        let small = dist.join(&small_name);
-        let mut command = machine.command(wasm_opt);
-        command.args(WASM_OPT_FLAGS).arg(&module).arg("-o").arg(&small);
-        if let Err(Failure(why)) = step::output(command) {
-            // An old binaryen does not know what a new compiler writes; the module is good without it.
-            step::say(&format!("wasm-opt left the module as it was: {}", why.lines().next().unwrap_or_default()));
-            continue;
-        }
-        let (before, after) = (size(&module)?, size(&small)?);
-        if after >= before {
-            fs::remove_file(&small).map_err(|error| at(&small, &error))?;
-            continue;
-        }
-        step::say(&format!("wasm-opt: {before} bytes became {after}"));
-        *html = html.replace(name, &small_name);
-        let glue = dist.join(format!("{stem}.js"));
-        if let Ok(text) = fs::read_to_string(&glue) {
-            write(&glue, &text.replace(name, &small_name))?;
-        }
-        fs::remove_file(&module).map_err(|error| at(&module, &error))?;
-    }
-    Ok(())
-}
-
-/// For size, and with what Rust's WebAssembly target has switched on.
-const WASM_OPT_FLAGS: [&str; 7] = [
-    "-Oz",
-    "--enable-bulk-memory",
-    "--enable-mutable-globals",
-    "--enable-nontrapping-float-to-int",
-    "--enable-reference-types",
-    "--enable-sign-ext",
-    "--enable-multivalue",
-];
-
-fn size(path: &Path) -> Outcome<u64> {
-    fs::metadata(path).map(|metadata| metadata.len()).map_err(|error| at(path, &error))
 }
 
 fn write(path: &Path, text: &str) -> Outcome<()> {
