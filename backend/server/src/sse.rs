@@ -246,10 +246,8 @@ impl<P: Past> Reader<P> {
                 // It may be the very view that stands here, seen through a progress that has not come here yet, and
                 // here may never come. A restored etcd's may look the same.
                 Some(_) => {
-                    let mirror = &self.context.mirror;
-                    mirror.same_as_now(source, known)?;
-                    if mirror.is_of_history(&self.context.connection, source, known).await? {
-                        let from = mirror.same_as_now(source, known)?;
+                    if self.context.mirror.is_of_history(&self.context.connection, source, known).await? {
+                        let from = self.context.mirror.same_as_now(source, known)?;
                         plan.resumed.push(Resumed { source, known, from, missed: Arc::default() });
                     } else {
                         plan.missing.push((source, SnapshotReason::Restored));
@@ -358,6 +356,9 @@ impl<P: Past> Reader<P> {
             self.push_status();
         }
         self.send_what_is_due();
+        if !self.outbox.is_empty() {
+            return;
+        }
         match self.context.mirror.read(self.next, CHUNK_BYTES_MAX) {
             Reading::Frames(frames) => self.send(&frames),
             Reading::Lagged => match self.whole_snapshot(SnapshotReason::Lagged).await {
@@ -495,3 +496,4 @@ impl<P: Past> Reader<P> {
         message(Some(&id), &RegistryEvent::Progress(Progress { revisions: BTreeMap::from([(prefix, revision)]) }))
     }
 }
+

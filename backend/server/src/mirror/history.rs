@@ -86,7 +86,8 @@ impl Default for Histories {
 }
 
 impl Mirror {
-    /// What happened in source number `source` after `known`, up to where the ring knows it, and that position; `None`
+    /// What happened in source number `source` after `known`, up to where the ring knows it (up to now where
+    /// the ring ought to know, and does not), and that position; `None`
     /// where etcd cannot be asked now.
     pub async fn missed(
         &self,
@@ -94,7 +95,11 @@ impl Mirror {
         source: usize,
         known: SourcePosition,
     ) -> Option<(Told, SourcePosition)> {
-        let until = self.state().ring.known_since(source);
+        let until = {
+            let state = self.state();
+            let since = state.ring.known_since(source);
+            if known.revision < since.revision { since } else { state.sources[source].position? }
+        };
         let key = (source, known, until);
         let cell = {
             let mut told = self.histories.told.lock().await;

@@ -56,12 +56,10 @@ impl Mirror {
                 plan.resumed.push(Resumed { source: index, known, from, missed: Arc::default() });
             } else if known.revision > now.revision {
                 plan.ahead.push((index, known));
-            } else if known.revision < state.ring.known_since(index).revision {
-                // Also where only this server's watch was interrupted: etcd may still know what happened meanwhile.
-                plan.older.push((index, known));
             } else {
-                // The ring knows the view at that revision, and it was another one.
-                plan.missing.push((index, SnapshotReason::Restored));
+                // Forgotten, or never seen: the watch may have been interrupted here, and only etcd knows whether there
+                // was such a view.
+                plan.older.push((index, known));
             }
         }
         Some(plan)

@@ -123,7 +123,9 @@ impl Ring {
         let mut from = self.end();
         let before_next = |next: Option<&Frame>| match next {
             Some(Frame { kind: FrameKind::Changed { .. }, position, .. }) => known.revision < position.revision,
-            _ => true,
+            // What happened before a snapshot the ring does not know.
+            Some(_) => false,
+            None => true,
         };
         for frame in self.frames.iter().rev().filter(|frame| frame.source == source) {
             if !matches!(frame.kind, FrameKind::Cause { .. }) {
