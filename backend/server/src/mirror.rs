@@ -274,6 +274,10 @@ impl Mirror {
                     Line::Live => Line::Live,
                     Line::CatchingUp | Line::Refused | Line::Lost => Line::CatchingUp,
                 };
+                if line != Line::Live {
+                    // Leases begin anew with a new leader: what was known of them before the break says nothing.
+                    state.leases.ask_all(now);
+                }
                 state.hear(index, line, now);
                 Vec::new()
             }
