@@ -446,7 +446,13 @@ impl<P: Past> Reader<P> {
                 continue;
             }
             match &frame.kind {
-                FrameKind::Changed { .. } if frame.position.revision <= self.known[source] => continue,
+                FrameKind::Changed { .. } if frame.position.revision <= self.known[source] => {
+                    // It cancels out before the reader's revision, or is of another history: that is to be asked anew.
+                    let id = self.context.mirror.cursor_at(&self.at);
+                    self.request.cursor = Some(Cursor::decode(&id));
+                    self.phase = Phase::Waiting;
+                    break;
+                }
                 FrameKind::Replaced { .. } => self.known[source] = 0,
                 _ => {}
             }
@@ -496,4 +502,3 @@ impl<P: Past> Reader<P> {
         message(Some(&id), &RegistryEvent::Progress(Progress { revisions: BTreeMap::from([(prefix, revision)]) }))
     }
 }
-
