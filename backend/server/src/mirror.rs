@@ -89,6 +89,7 @@ struct SourceState {
     position: Option<SourcePosition>,
     /// The revision of its last change, or of its last snapshot: the next delta continues from here.
     changed_at: Revision,
+    /// When it was last heard of while it was up to date.
     heard_at: Option<Instant>,
     line: Line,
 }
@@ -259,7 +260,8 @@ impl Mirror {
                     })
                     .collect();
                 let mut state = self.state();
-                state.sources[index].heard_at = Some(now);
+                let line = state.sources[index].line;
+                state.hear(index, line, now);
                 state.change(source, index, position, decoded, now)
             }
             SourceEvent::Progress(position) => {
@@ -438,8 +440,10 @@ enum Decoding {
 
 impl State {
     fn hear(&mut self, index: usize, line: Line, now: Instant) {
-        self.sources[index].heard_at = Some(now);
         self.sources[index].line = line;
+        if line == Line::Live {
+            self.sources[index].heard_at = Some(now);
+        }
     }
 
     fn etcd(&self, now: Instant) -> EtcdState {
