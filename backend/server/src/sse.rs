@@ -502,3 +502,6 @@ impl<P: Past> Reader<P> {
         message(Some(&id), &RegistryEvent::Progress(Progress { revisions: BTreeMap::from([(prefix, revision)]) }))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,7 +77,7 @@ impl Selected {
 
     /// Of `delta` what is selected, continuing from `after`; `None` where nothing is. A key that went to a service
     /// which is not selected has left.
-    fn of_delta(&self, delta: &Delta, moved: &[Arc<Record>], after: Revision) -> Option<Delta> {
+    pub fn of_delta(&self, delta: &Delta, moved: &[Arc<Record>], after: Revision) -> Option<Delta> {
         let changes: Vec<Change> = delta
             .changes
             .iter()

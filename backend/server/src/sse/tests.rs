@@ -1,0 +1,5 @@
+//! What a reader is sent, held to the contract: in random histories, and by the clock.
+
+mod client;
+mod property;
+mod store;
