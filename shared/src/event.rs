@@ -8,7 +8,7 @@ use crate::{instance::Revision, record::Record};
 
 /// One ordered message of the stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type", rename_all = "snake_case", try_from = "Wire")]
 pub enum RegistryEvent {
     /// All there is of some sources.
     Snapshot(Snapshot),
@@ -18,6 +18,66 @@ pub enum RegistryEvent {
     Progress(Progress),
     /// Why an instance left.
     Cause(Cause),
+}
+
+/// A message as it is read: all members that any kind has. `tag` alone would have serde keep each message in a form of
+/// its own before it knows the kind, which a snapshot of thousands of records pays for twice, and so does the page's size.
+#[derive(Deserialize)]
+struct Wire {
+    #[serde(rename = "type")]
+    kind: Kind,
+    reason: Option<SnapshotReason>,
+    revisions: Option<BTreeMap<String, Revision>>,
+    records: Option<Vec<Arc<Record>>>,
+    part: Option<u32>,
+    more: Option<bool>,
+    source: Option<String>,
+    after: Option<Revision>,
+    revision: Option<Revision>,
+    changes: Option<Vec<Change>>,
+    key: Option<String>,
+    cause: Option<CauseKind>,
+    evidence: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    Snapshot,
+    Delta,
+    Progress,
+    Cause,
+}
+
+impl TryFrom<Wire> for RegistryEvent {
+    type Error = &'static str;
+
+    fn try_from(wire: Wire) -> Result<Self, Self::Error> {
+        Ok(match wire.kind {
+            Kind::Snapshot => Self::Snapshot(Snapshot {
+                reason: wire.reason.ok_or("a snapshot has a `reason`")?,
+                revisions: wire.revisions.ok_or("a snapshot has `revisions`")?,
+                records: wire.records.ok_or("a snapshot has `records`")?,
+                part: wire.part.ok_or("a snapshot has a `part`")?,
+                more: wire.more.ok_or("a snapshot has `more`")?,
+            }),
+            Kind::Delta => Self::Delta(Delta {
+                source: wire.source.ok_or("a delta has a `source`")?,
+                after: wire.after.ok_or("a delta has `after`")?,
+                revision: wire.revision.ok_or("a delta has a `revision`")?,
+                changes: wire.changes.ok_or("a delta has `changes`")?,
+            }),
+            Kind::Progress => {
+                Self::Progress(Progress { revisions: wire.revisions.ok_or("a progress has `revisions`")? })
+            }
+            Kind::Cause => Self::Cause(Cause {
+                key: wire.key.ok_or("a cause has a `key`")?,
+                revision: wire.revision.ok_or("a cause has a `revision`")?,
+                cause: wire.cause.ok_or("a cause has a `cause`")?,
+                evidence: wire.evidence.ok_or("a cause has `evidence`")?,
+            }),
+        })
+    }
 }
 
 /// Replaces all that the reader had of the sources that `revisions` names.

@@ -121,7 +121,17 @@ impl Layout {
     /// # Errors
     /// All that this layout cannot carry or that would make no sound key, each with a pointer from `/instance`.
     pub fn encode(self, prefix: &KeyPrefix, instance: &ServiceInstance) -> Result<(String, Vec<u8>), Vec<FieldError>> {
-        codec::encode(self.codec(), prefix, instance)
+        // Each by its own type: who only encodes, as the page does, carries no code that decodes.
+        match self {
+            Self::Kratos => codec::encode(&kratos::Kratos, prefix, instance),
+            Self::GoMicro => codec::encode(&go_micro::GoMicro, prefix, instance),
+            Self::GoKit => codec::encode(&go_kit::GoKit, prefix, instance),
+            Self::Grpc => codec::encode(&grpc::Grpc, prefix, instance),
+            Self::GoZero => codec::encode(&go_zero::GoZero, prefix, instance),
+            Self::Kitex => codec::encode(&kitex::Kitex::Kitex, prefix, instance),
+            Self::Hertz => codec::encode(&kitex::Kitex::Hertz, prefix, instance),
+            Self::Plain => codec::encode(&plain::Plain, prefix, instance),
+        }
     }
 
     /// `value` with the fields that differ between what it decodes to and `edited` written anew, and every other byte

@@ -24,6 +24,8 @@ use serde::de::DeserializeOwned;
 use wasm_bindgen::{JsCast, closure::Closure};
 use web_sys::{Event, EventSource, MessageEvent};
 
+use crate::json;
+
 /// The first wait before the line is opened anew, in milliseconds; it doubles with every failure.
 const BACKOFF_MIN_MS: f64 = 500.0;
 
@@ -280,7 +282,7 @@ impl Stream for Events {
 }
 
 fn read<T: DeserializeOwned>(data: &str, message: impl FnOnce(T) -> Message) -> Message {
-    match serde_json::from_str(data) {
+    match json::read(data) {
         Ok(value) => message(value),
         Err(error) => Message::Unreadable(error.to_string()),
     }

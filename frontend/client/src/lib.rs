@@ -3,16 +3,17 @@
 //! Owns: addresses, requests and the stream's line. Must not know: how anything is shown, or how events fold.
 
 mod events;
+mod json;
 
 use gloo_net::http::{Request, RequestBuilder, Response};
 use rollcall_shared::{
     LeaseId, Revision,
     api::{
-        API, DeregisterAnswer, LeaseAnswer, Problem, RecordsAnswer, RegisterAnswer, RegisterRequest, RevokeAnswer,
-        ServicesAnswer,
+        API, DeregisterAnswer, KeepAlive, LeaseAnswer, Problem, RecordsAnswer, RegisterAnswer, RegisterRequest,
+        RevokeAnswer, ServicesAnswer,
     },
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 
 pub use events::{Connection, Events, EventsHandle, Message};
 
@@ -111,7 +112,9 @@ impl Client {
 
     /// Registers an instance.
     pub async fn register(&self, request: &RegisterRequest) -> Result<RegisterAnswer, ClientError> {
-        post(&self.address("/instances", &[]), request).await
+        let post = Request::post(&self.address("/instances", &[])).header("Content-Type", "application/json");
+        let post = post.body(body_of(request)).map_err(|error| ClientError::Unreachable(error.to_string()))?;
+        read(post.send().await.map_err(|error| ClientError::Unreachable(error.to_string()))?).await
     }
 
     /// Deletes `key` as it stood at `mod_revision`, and only that.
@@ -150,19 +153,46 @@ impl Client {
     }
 }
 
+/// The body of `POST /instances`, as its `Serialize` says it; written here because nothing else is ever sent.
+fn body_of(request: &RegisterRequest) -> String {
+    let RegisterRequest { layout, instance, ttl_s, keep_alive } = request;
+    let mut out = String::from("{\"layout\":");
+    json::quote(layout.as_str(), &mut out);
+    out.push_str(",\"instance\":{\"name\":");
+    json::quote(&instance.name, &mut out);
+    if let Some(id) = &instance.id {
+        out.push_str(",\"id\":");
+        json::quote(id, &mut out);
+    }
+    out.push_str(",\"version\":");
+    json::quote(&instance.version, &mut out);
+    out.push_str(",\"metadata\":{");
+    for (index, (name, value)) in instance.metadata.iter().enumerate() {
+        out.push_str(if index == 0 { "" } else { "," });
+        json::quote(name, &mut out);
+        out.push(':');
+        json::quote(value, &mut out);
+    }
+    out.push_str("},\"endpoints\":[");
+    for (index, endpoint) in instance.endpoints.iter().enumerate() {
+        out.push_str(if index == 0 { "" } else { "," });
+        json::quote(endpoint, &mut out);
+    }
+    out.push_str("]},\"ttl_s\":");
+    out.push_str(&ttl_s.map_or_else(|| "null".to_owned(), |ttl_s| ttl_s.to_string()));
+    if let Some(keep_alive) = keep_alive {
+        out.push_str(match keep_alive {
+            KeepAlive::Caller => ",\"keep_alive\":\"caller\"",
+            KeepAlive::Server => ",\"keep_alive\":\"server\"",
+        });
+    }
+    out.push('}');
+    out
+}
+
 /// `text` as it may stand in a path's segment or a query's value.
 fn encode(text: &str) -> String {
     js_sys::encode_uri_component(text).into()
-}
-
-async fn post<T: DeserializeOwned>(address: &str, json: &impl Serialize) -> Result<T, ClientError> {
-    let request =
-        serde_json::to_string(json).map_err(|error| ClientError::Unreachable(error.to_string())).and_then(|text| {
-            let post = Request::post(address).header("Content-Type", "application/json");
-            post.body(text).map_err(|error| ClientError::Unreachable(error.to_string()))
-        })?;
-    let response = request.send().await.map_err(|error| ClientError::Unreachable(error.to_string()))?;
-    read(response).await
 }
 
 async fn send(request: RequestBuilder) -> Result<Response, ClientError> {
@@ -178,21 +208,51 @@ async fn read<T: DeserializeOwned>(response: Response) -> Result<T, ClientError>
         return Err(problem(response).await);
     }
     let status = response.status();
-    serde_json::from_slice(&body(&response).await?)
-        .map_err(|error| ClientError::Unreadable { status, why: error.to_string() })
+    json::read(&text(&response).await?).map_err(|error| ClientError::Unreadable { status, why: error.to_string() })
 }
 
 async fn body(response: &Response) -> Result<Vec<u8>, ClientError> {
     response.binary().await.map_err(|error| ClientError::Unreachable(error.to_string()))
 }
 
+async fn text(response: &Response) -> Result<String, ClientError> {
+    response.text().await.map_err(|error| ClientError::Unreachable(error.to_string()))
+}
+
 async fn problem(response: Response) -> ClientError {
     let status = response.status();
-    match body(&response).await {
-        Ok(bytes) => match serde_json::from_slice(&bytes) {
+    match text(&response).await {
+        Ok(text) => match json::read(&text) {
             Ok(problem) => ClientError::Problem(Box::new(problem)),
             Err(error) => ClientError::Unreadable { status, why: error.to_string() },
         },
         Err(error) => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rollcall_shared::{Layout, api::InstanceDraft};
+
+    use super::*;
+
+    #[test]
+    fn what_is_sent_is_what_serde_would_send() {
+        let instance = InstanceDraft {
+            id: Some("i\"1".into()),
+            name: "支付".into(),
+            version: "v1".into(),
+            metadata: [("a".to_owned(), "b\n".to_owned()), ("c".to_owned(), String::new())].into(),
+            endpoints: vec!["http://a:1".into(), "grpc://a:2".into()],
+        };
+        for (ttl_s, keep_alive) in
+            [(Some(15), Some(KeepAlive::Server)), (Some(9_000_000_000), Some(KeepAlive::Caller)), (None, None)]
+        {
+            for instance in [instance.clone(), InstanceDraft::default()] {
+                let request = RegisterRequest { layout: Layout::GoMicro, instance, ttl_s, keep_alive };
+                let sent: serde_json::Value = serde_json::from_str(&body_of(&request)).unwrap();
+                assert_eq!(sent, serde_json::to_value(&request).unwrap());
+            }
+        }
     }
 }

@@ -502,39 +502,37 @@ impl Live {
                 .collect(),
             None => self.catalog.records().filter(|record| wanted(record)).cloned().collect(),
         };
-        let standing = rows.len();
-        rows.extend(
-            self.ghosts
-                .values()
-                .map(|ghost| &ghost.record)
-                .filter(|record| service.is_none_or(|name| record.service == name))
-                .filter(|record| search.is_empty() || search.matches(record, RowState::Gone))
-                .cloned(),
-        );
-        if rows.len() > standing {
-            rows.sort_by(|a, b| a.key.cmp(&b.key));
+        // Few have just left; each takes its place among those that stand.
+        for ghost in self.ghosts.values().map(|ghost| &ghost.record) {
+            if service.is_none_or(|name| ghost.service == name)
+                && (search.is_empty() || search.matches(ghost, RowState::Gone))
+            {
+                let place = rows.partition_point(|record| record.key < ghost.key);
+                rows.insert(place, Arc::clone(ghost));
+            }
         }
         rows
     }
 
     /// The names of the services of which a search means something, sorted; those that have just left among them.
     pub fn service_names(&self, search: &Search) -> Vec<String> {
-        let mut names: BTreeSet<&str> = self
+        let mut names: Vec<String> = self
             .catalog
             .services()
             .filter(|(_, records)| {
                 search.is_empty() || records.values().any(|record| search.matches(record, self.state(record)))
             })
-            .map(|(name, _)| name)
+            .map(|(name, _)| name.to_owned())
             .collect();
-        names.extend(
-            self.ghosts
-                .values()
-                .map(|ghost| &ghost.record)
-                .filter(|record| search.is_empty() || search.matches(record, RowState::Gone))
-                .map(|record| record.service.as_str()),
-        );
-        names.into_iter().map(str::to_owned).collect()
+        for ghost in self.ghosts.values().map(|ghost| &ghost.record) {
+            if search.is_empty() || search.matches(ghost, RowState::Gone) {
+                let place = names.partition_point(|name| *name < ghost.service);
+                if names.get(place) != Some(&ghost.service) {
+                    names.insert(place, ghost.service.clone());
+                }
+            }
+        }
+        names
     }
 
     /// One service in short.
@@ -577,11 +575,15 @@ impl Live {
 
     /// The services with the most instances, at most so many, biggest first.
     pub fn biggest(&self, most: usize) -> Vec<(String, usize)> {
-        let mut sizes: Vec<(&str, usize)> =
-            self.catalog.services().map(|(name, records)| (name, records.len())).collect();
-        sizes.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
-        sizes.truncate(most);
-        sizes.into_iter().map(|(name, size)| (name.to_owned(), size)).collect()
+        let mut sizes: Vec<(String, usize)> = Vec::new();
+        for (name, size) in self.catalog.services().map(|(name, records)| (name, records.len())) {
+            let place = sizes.partition_point(|(_, other)| *other >= size);
+            if place < most {
+                sizes.insert(place, (name.to_owned(), size));
+                sizes.truncate(most);
+            }
+        }
+        sizes
     }
 
     /// The prefix whose keys are written in `layout`, as far as the records tell.

@@ -90,23 +90,26 @@ pub(super) fn decode(codec: &dyn Codec, prefix: &KeyPrefix, key: &str, value: &[
     }
 }
 
-pub(super) fn encode(
-    codec: &dyn Codec,
+pub(super) fn encode<C: Codec>(
+    codec: &C,
     prefix: &KeyPrefix,
     instance: &ServiceInstance,
 ) -> Result<(String, Vec<u8>), Vec<FieldError>> {
-    let rules = codec.rules();
+    let key = key(codec.rules(), prefix, instance)?;
+    Ok((key, codec.write(instance).into_bytes()))
+}
+
+fn key(rules: Rules, prefix: &KeyPrefix, instance: &ServiceInstance) -> Result<String, Vec<FieldError>> {
     let errors = check::instance(rules, prefix, instance);
     if !errors.is_empty() {
         return Err(errors);
     }
     let ServiceInstance { name, id, .. } = instance;
-    let key = if rules.prefix_names_service && name == prefix.without_slash() {
+    Ok(if rules.prefix_names_service && name == prefix.without_slash() {
         format!("{prefix}{id}")
     } else {
         format!("{prefix}{name}/{id}")
-    };
-    Ok((key, codec.write(instance).into_bytes()))
+    })
 }
 
 pub(super) fn edit(
