@@ -628,3 +628,85 @@ async fn a_large_view_is_compared_less_often() {
     assert_eq!(anti_entropy_interval(&view(40_000)), ANTI_ENTROPY_INTERVAL);
     assert_eq!(anti_entropy_interval(&view(100_000)), Duration::from_secs(50));
 }
+
+/// Where the source stands now.
+fn now(source: &Scripted) -> SourcePosition {
+    let model = source.model();
+    let entries: Vec<Entry> = model.keys().values().cloned().collect();
+    View::new(model.revision(), &entries).position()
+}
+
+fn revisions(history: &History) -> Vec<(Revision, usize)> {
+    history.deltas.iter().map(|(position, changes)| (position.revision, changes.len())).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_history_is_every_change_between_two_positions() {
+    for proof in [true, false] {
+        let source = Scripted::with_keys(7);
+        source.model().progress_is_proof = proof;
+        let known = now(&source);
+        let base = source.model().keys().values().cloned().collect::<Vec<_>>();
+        source.change(|etcd| etcd.put("a", "comes"));
+        source.change(|etcd| etcd.delete("a"));
+        source.change(Model::put_elsewhere);
+        source.change(|etcd| etcd.txn([put("key-001", "other"), scripted::delete("key-002")]));
+        let until = now(&source);
+        source.change(|etcd| etcd.put("later", "is not asked for"));
+        let history = history(source.clone(), known, until).await.unwrap();
+        assert_eq!(history.base, base, "proof: {proof}");
+        assert_eq!(revisions(&history), [(9, 1), (10, 1), (12, 2)], "proof: {proof}");
+        assert_eq!(history.deltas.last().unwrap().0, until);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_history_up_to_a_quiet_revision_ends() {
+    for proof in [true, false] {
+        let source = Scripted::with_keys(3);
+        source.model().progress_is_proof = proof;
+        let known = now(&source);
+        source.change(|etcd| etcd.put("a", "comes"));
+        source.change(|etcd| etcd.delete("a"));
+        source.change(Model::put_elsewhere);
+        let history = history(source.clone(), known, now(&source)).await.unwrap();
+        assert_eq!(revisions(&history), [(5, 1), (6, 1)], "proof: {proof}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_history_that_is_not_there_is_not_told() {
+    let source = Scripted::with_keys(3);
+    let known = now(&source);
+    let outcome = history(source.clone(), known, known).await.unwrap();
+    assert_eq!(revisions(&outcome), [], "it is of this history");
+    let other = SourcePosition { digest: rollcall_shared::Digest(1), ..known };
+    assert!(matches!(history(source.clone(), other, known).await, Err(HistoryError::Other)));
+    source.change(|etcd| etcd.put("a", "comes"));
+    let until = now(&source);
+    let other_end = SourcePosition { digest: rollcall_shared::Digest(1), ..until };
+    assert!(matches!(history(source.clone(), known, other_end).await, Err(HistoryError::Other)));
+    source.change(|etcd| etcd.restore(2));
+    assert!(matches!(history(source.clone(), known, until).await, Err(HistoryError::Other)), "a future revision");
+    let known = now(&source);
+    source.change(|etcd| {
+        etcd.put("a", "1");
+        let revision = etcd.put("a", "2");
+        etcd.compact(revision);
+    });
+    assert!(matches!(history(source.clone(), known, now(&source)).await, Err(HistoryError::Compacted)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_history_that_is_too_long_is_not_told() {
+    let source = Scripted::new();
+    let known = now(&source);
+    let keys = |value: &'static str| (0..50_000).map(move |index| put(&index.to_string(), value));
+    for value in ["1", "2", "3", "4"] {
+        source.change(|etcd| etcd.txn(keys(value)));
+    }
+    let outcome = history(source.clone(), known, now(&source)).await.unwrap();
+    assert_eq!(outcome.deltas.len(), 4);
+    source.change(|etcd| etcd.put("one", "more"));
+    assert!(matches!(history(source.clone(), known, now(&source)).await, Err(HistoryError::TooMuch)));
+}
