@@ -17,9 +17,9 @@ use rollcall_shared::{
 };
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     feed::now_ms,
@@ -105,6 +105,8 @@ pub struct Reader<P = Connection> {
     status_due: Instant,
     progress_due: Instant,
     ttl_due: Option<Instant>,
+    /// Finds out in etcd how to go on; ends with the reader.
+    settling: Option<AbortOnDropHandle<Option<Plan>>>,
     _guard: StreamGuard,
 }
 
@@ -140,6 +142,7 @@ impl<P: Past> Reader<P> {
             status_due: now,
             progress_due: now + PROGRESS_INTERVAL,
             ttl_due: None,
+            settling: None,
             _guard: context.metrics.stream_opened(),
             context,
             request,
@@ -190,11 +193,15 @@ impl<P: Past> Reader<P> {
                 }
             }
             Some(cursor) => {
-                if let Some(plan) = mirror.plan(cursor)
-                    && let Some(plan) = self.settle(plan).await
+                if self.settling.is_none()
+                    && let Some(plan) = mirror.plan(cursor)
                 {
-                    self.resume(plan).await;
-                    return;
+                    if plan.ahead.is_empty() && plan.older.is_empty() {
+                        self.resume(plan).await;
+                        return;
+                    }
+                    let settling = Self::settle_or_wait(self.context.clone(), plan);
+                    self.settling = Some(AbortOnDropHandle::new(tokio::spawn(settling)));
                 }
             }
         }
@@ -205,7 +212,12 @@ impl<P: Past> Reader<P> {
             _ = self.status.changed() => self.push_status(),
             () = sleep_until(self.status_due) => self.push_status(),
             _ = ready.changed(), if not_ready => {}
-            () = tokio::time::sleep(CATCH_UP_INTERVAL), if !not_ready => {}
+            plan = settled(&mut self.settling) => {
+                self.settling = None;
+                if let Some(plan) = plan {
+                    self.resume(plan).await;
+                }
+            }
         }
     }
 
@@ -237,17 +249,25 @@ impl<P: Past> Reader<P> {
         Some(parts)
     }
 
+    async fn settle_or_wait(context: Context<P>, plan: Plan) -> Option<Plan> {
+        let plan = Self::settle(&context, plan).await;
+        if plan.is_none() {
+            sleep(CATCH_UP_INTERVAL).await;
+        }
+        plan
+    }
+
     /// Decides what the plan leaves open; `None` where that takes more waiting.
-    async fn settle(&self, mut plan: Plan) -> Option<Plan> {
+    async fn settle(context: &Context<P>, mut plan: Plan) -> Option<Plan> {
         for (source, known) in std::mem::take(&mut plan.ahead) {
             // A server that lags waits. But where etcd itself has not come so far, the cursor is of another history.
-            match self.context.connection.store_revision().await {
+            match context.connection.store_revision().await {
                 Some(revision) if revision < known.revision => plan.missing.push((source, SnapshotReason::Restored)),
                 // It may be the very view that stands here, seen through a progress that has not come here yet, and
                 // here may never come. A restored etcd's may look the same.
                 Some(_) => {
-                    if self.context.mirror.is_of_history(&self.context.connection, source, known).await? {
-                        let from = self.context.mirror.same_as_now(source, known)?;
+                    if context.mirror.is_of_history(&context.connection, source, known).await? {
+                        let from = context.mirror.same_as_now(source, known)?;
                         plan.resumed.push(Resumed { source, known, from, missed: Arc::default() });
                     } else {
                         plan.missing.push((source, SnapshotReason::Restored));
@@ -257,8 +277,8 @@ impl<P: Past> Reader<P> {
             }
         }
         for (source, known) in std::mem::take(&mut plan.older) {
-            let mirror = &self.context.mirror;
-            match mirror.missed(&self.context.connection, source, known).await? {
+            let mirror = &context.mirror;
+            match mirror.missed(&context.connection, source, known).await? {
                 (Ok(missed), until) => {
                     // The ring may have moved on meanwhile: then there is more to read.
                     let from = mirror.ring_after(source, until)?;
@@ -500,6 +520,14 @@ impl<P: Past> Reader<P> {
         let id = self.context.mirror.cursor_at(&at);
         let prefix = self.context.mirror.sources()[source].prefix.as_str().to_owned();
         message(Some(&id), &RegistryEvent::Progress(Progress { revisions: BTreeMap::from([(prefix, revision)]) }))
+    }
+}
+
+/// What was found out; never, where nothing is being.
+async fn settled(settling: &mut Option<AbortOnDropHandle<Option<Plan>>>) -> Option<Plan> {
+    match settling {
+        Some(settling) => settling.await.ok().flatten(),
+        None => std::future::pending().await,
     }
 }
 
