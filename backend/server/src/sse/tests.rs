@@ -1,5 +1,6 @@
 //! What a reader is sent, held to the contract: in random histories, and by the clock.
 
 mod client;
+mod clock;
 mod property;
 mod store;

@@ -114,6 +114,11 @@ impl Store {
         &self.history.last().unwrap().views[source]
     }
 
+    /// Where a source stands now.
+    pub fn position(&self, source: usize) -> SourcePosition {
+        SourcePosition { revision: self.revision(), digest: self.view(source).digest }
+    }
+
     /// What stood at this position in any history.
     pub fn ever(&self, source: usize, position: SourcePosition) -> Option<&View> {
         self.ever.get(&(source, position)).map(|view| &**view)
