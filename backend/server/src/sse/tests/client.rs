@@ -124,7 +124,7 @@ impl Client {
         let request = Request { selected: self.selected(), cursor: cursor.clone(), ttl: false };
         self.connection = Some(Connection {
             reader: Reader::new(context.clone(), request),
-            blocks: Default::default(),
+            blocks: std::collections::VecDeque::default(),
             count: 0,
             ordered: 0,
             cursor,
