@@ -145,13 +145,10 @@ const NATIVE: [&str; 5] = ["--workspace", "--exclude", "rollcall-dashboard", "--
 
 fn test(machine: &Machine, long: bool, filter: Option<&str>) -> ExitCode {
     let mut failed = Vec::new();
-    for (what, package) in [("every native test", None), ("the dashboard's own tests", Some("rollcall-dashboard"))] {
+    let page = ["--package", "rollcall-client", "--package", "rollcall-dashboard"];
+    for (what, packages) in [("every native test", &NATIVE[..]), ("what the page decides, natively", &page)] {
         let mut cargo = machine.cargo();
-        cargo.args(["test", "--locked", "--no-fail-fast"]);
-        match package {
-            None => cargo.args(NATIVE),
-            Some(package) => cargo.args(["--package", package]),
-        };
+        cargo.args(["test", "--locked", "--no-fail-fast"]).args(packages);
         cargo.args(filter).env("ROLLCALL_BIN", machine.binary());
         // Most of a test with a real etcd is waiting for a lease or a timeout: more of them than there are cores.
         if std::env::var_os("RUST_TEST_THREADS").is_none() {
