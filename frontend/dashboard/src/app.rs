@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use leptos::{mount::mount_to, prelude::*};
+use leptos::{mount::mount_to_renderer, prelude::*};
 use rollcall_client::{Client, ClientError};
 use rollcall_shared::{Record, api::UNDO_S};
 use wasm_bindgen::{JsCast, JsValue};
@@ -14,7 +14,7 @@ use crate::{
     components::{
         activity::activity,
         dialog::dialog,
-        erased::{flag, part, word},
+        element::{El, el},
         services::service_list,
         sheet::sheet,
         toasts::toasts,
@@ -79,7 +79,7 @@ pub fn start() {
         .and_then(|root| root.dyn_into().ok())
         .expect("index.html has an element #app");
     root.set_inner_html("");
-    mount_to(root, app).forget();
+    mount_to_renderer(&root, app).forget();
 }
 
 impl Ui {
@@ -116,11 +116,6 @@ impl Ui {
             document().set_title(&title);
         });
         ui
-    }
-
-    /// What the parts share.
-    pub fn get() -> Self {
-        expect_context()
     }
 
     /// The client, to ask and to act.
@@ -307,33 +302,27 @@ fn is_narrow() -> bool {
     window().inner_width().ok().and_then(|width| width.as_f64()).is_some_and(|width| width <= NARROW_PX)
 }
 
-fn app() -> AnyView {
+fn app() -> El {
     let ui = Ui::start();
-    provide_context(ui);
     let service = Memo::new(move |_| ui.address.with(|address| address.service.clone()));
-    let page = move || if service.with(Option::is_some) { "service" } else { "overview" };
-    let pane = move || if ui.activity.get() { "activity" } else { "list" };
+    let page = move || Some(if service.with(Option::is_some) { "service" } else { "overview" }.to_owned());
+    let pane = move || Some(if ui.activity.get() { "activity" } else { "list" }.to_owned());
     let is_stale = move || ui.store.ready.get() && state(&ui.store.status.get()) != "live";
     let is_empty = ui.store.overall(|live| live.catalog().is_empty());
-    let middle = move || service.get().map_or_else(overview, service_page);
-    view! {
-        <div
-            class="app"
-            data-page=word(page)
-            data-pane=word(pane)
-            data-stale=flag(is_stale)
-            data-empty=flag(move || is_empty.get())
-        >
-            {top_bar()}
-            {service_list()}
-            <main class="main" id="main" tabindex="-1">
-                {part(middle)}
-            </main>
-            {activity()}
-            {sheet()}
-        </div>
-        {dialog()}
-        {toasts()}
-    }
-    .into_any()
+    let middle = move || match service.get() {
+        Some(name) => service_page(ui, name),
+        None => overview(ui),
+    };
+    let frame = el("div")
+        .class("app")
+        .attr_of("data-page", page)
+        .attr_of("data-pane", pane)
+        .flag("data-stale", is_stale)
+        .flag("data-empty", move || is_empty.get())
+        .child(top_bar(ui))
+        .child(service_list(ui))
+        .child(el("main").class("main").attr("id", "main").attr("tabindex", "-1").part(middle))
+        .child(activity(ui))
+        .child(sheet(ui));
+    el("div").child(frame).child(dialog(ui)).child(toasts(ui))
 }

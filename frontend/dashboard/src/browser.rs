@@ -1,6 +1,6 @@
 //! The few things that the page asks the browser for. Must not know: the registry, or what the page shows.
 
-use js_sys::{Date, Function, Object, Reflect};
+use js_sys::{Date, Function, Reflect};
 use leptos::prelude::{document, window};
 use wasm_bindgen::{JsCast, JsValue};
 
@@ -70,13 +70,14 @@ pub fn copy(text: &str) {
     drop(call());
 }
 
-/// Calls a method without arguments, such as `showModal`, where the element has it.
-pub fn call(element: &Object, method: &str) {
-    if let Ok(method) = Reflect::get(element, &method.into())
+/// Calls a method without arguments, such as `showModal`, of the first element that a selector finds.
+pub fn call(selector: &str, method: &str) {
+    if let Ok(Some(element)) = document().query_selector(selector)
+        && let Ok(method) = Reflect::get(&element, &method.into())
         && let Some(method) = method.dyn_ref::<Function>()
     {
         // It throws only where the element is in that state already.
-        let _ = method.call0(element);
+        let _ = method.call0(&element);
     }
 }
 

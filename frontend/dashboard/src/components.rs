@@ -2,8 +2,8 @@
 
 pub mod activity;
 pub mod dialog;
+pub mod element;
 pub mod empty;
-pub mod erased;
 pub mod form;
 pub mod instances;
 pub mod row;

@@ -4,7 +4,7 @@ use leptos::prelude::*;
 use rollcall_shared::SnapshotReason;
 
 use super::{
-    erased::{keyed, nothing, part, text},
+    element::{El, el, link, said},
     row::short_id,
 };
 use crate::{
@@ -19,34 +19,28 @@ use crate::{
 const SHOWN_MAX: usize = 60;
 
 /// The feed of everything.
-pub fn activity() -> AnyView {
-    let ui = Ui::get();
+pub fn activity(ui: Ui) -> El {
     let happened = ui.store.feed(SHOWN_MAX, None);
     let nothing_yet = move || {
-        if happened.with(Vec::is_empty) {
-            view! { <p class="quiet">{words::NO_ACTIVITY}</p> }.into_any()
-        } else {
-            nothing()
-        }
+        let is_empty = happened.with(Vec::is_empty);
+        is_empty.then(|| said("p", "quiet", words::NO_ACTIVITY)).into_iter().collect()
     };
-    view! {
-        <aside class="activity" aria-label=words::ACTIVITY>
-            <h2>{words::ACTIVITY}</h2>
-            {part(nothing_yet)}
-            {feed(happened)}
-        </aside>
-    }
-    .into_any()
+    el("aside")
+        .class("activity")
+        .attr("aria-label", words::ACTIVITY)
+        .child(said("h2", "", words::ACTIVITY))
+        .part(nothing_yet)
+        .child(feed(ui, happened))
 }
 
 /// A list of happenings.
-pub fn feed(happened: Memo<Vec<Happening>>) -> AnyView {
+pub fn feed(ui: Ui, happened: Memo<Vec<Happening>>) -> El {
     let named = move || happened.with(|happened| happened.iter().map(name).collect());
-    let drawn = move |wanted: String| {
+    let drawn = move |wanted: &str| {
         let happening = happened.with_untracked(|happened| happened.iter().find(|it| name(it) == wanted).cloned());
-        happening.map_or_else(nothing, |happening| line(&happening))
+        happening.map(|happening| line(ui, &happening))
     };
-    view! { <ol class="feed">{keyed(named, drawn)}</ol> }.into_any()
+    el("ol").class("feed").keyed(named, drawn)
 }
 
 /// What became of one later (its cause, a burst's numbers) makes it another one.
@@ -61,24 +55,19 @@ fn name(happening: &Happening) -> String {
     [&*happening.number.to_string(), ".", &version.to_string()].concat()
 }
 
-fn line(happening: &Happening) -> AnyView {
-    let ui = Ui::get();
+fn line(ui: Ui, happening: &Happening) -> El {
     let at_ms = happening.at_ms;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "both are clamped")]
     let ago = move || words::ago(((ui.store.now_ms.get() - at_ms) / 1_000.0).max(0.0) as u64);
-    let (kind, link, sentence, more) = told(&happening.what);
-    let link = link.map(|(name, address)| view! { <a class="mono" href=address.href()>{name}</a> }.into_any());
-    let more = more.map(|more| view! { <small>{more}</small> }.into_any());
-    view! {
-        <li data-kind=kind>
-            <span class="dot"></span>
-            <p>{link} {[" ", &sentence].concat()} {more}</p>
-            <time datetime=browser::datetime(at_ms) title=browser::clock(at_ms)>
-                {text(ago)}
-            </time>
-        </li>
-    }
-    .into_any()
+    let (kind, subject, sentence, more) = told(&happening.what);
+    let sentence = el("p")
+        .children(subject.map(|(name, address)| link("mono", &address.href(), &name)))
+        .text(" ")
+        .text(&sentence)
+        .children(more.map(|more| said("small", "", &more)));
+    let time =
+        el("time").attr("datetime", &browser::datetime(at_ms)).attr("title", &browser::clock(at_ms)).text_of(ago);
+    el("li").attr("data-kind", kind).child(el("span").class("dot")).child(sentence).child(time)
 }
 
 /// A happening's kind, its subject with where that is, the rest of its sentence, and what that rests on.

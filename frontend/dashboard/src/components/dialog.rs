@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use leptos::{html, prelude::*};
+use leptos::prelude::*;
 use rollcall_shared::Record;
 use wasm_bindgen_futures::spawn_local;
 
 use super::{
-    erased::{nothing, part, text},
+    element::{El, button, el, said},
     row::short_id,
     sheet::list_of_keys,
 };
@@ -18,17 +18,15 @@ use crate::{
 };
 
 /// The dialog, where it is open.
-pub fn dialog() -> AnyView {
-    let ui = Ui::get();
+pub fn dialog(ui: Ui) -> El {
     let is_open = Memo::new(move |_| ui.dialog.with(Option::is_some));
-    part(move || {
+    el("div").part(move || {
         let record = is_open.get().then(|| ui.dialog.get_untracked()).flatten();
-        record.map_or_else(nothing, |record| question(ui, record))
+        record.map(|record| question(ui, record)).into_iter().collect()
     })
-    .into_any()
 }
 
-fn question(ui: Ui, record: Arc<Record>) -> AnyView {
+fn question(ui: Ui, record: Arc<Record>) -> El {
     let service = record.service.clone();
     let live = ui.store.read(|live| live.summary(&service).instances);
     let counts = record.instance().is_some();
@@ -50,30 +48,21 @@ fn question(ui: Ui, record: Arc<Record>) -> AnyView {
             }
         });
     }
-    let element = NodeRef::<html::Dialog>::new();
-    Effect::new(move |_| {
-        if let Some(element) = element.get() {
-            browser::call(&element, "showModal");
-            browser::focus(if guarded { "[role=dialog] input[type=text]" } else { "[data-testid=cancel]" });
-        }
-    });
     let close = move || {
         // Closing it gives the focus back to what had it.
-        if let Some(element) = element.get_untracked() {
-            browser::call(&element, "close");
-        }
+        browser::call("dialog", "close");
         ui.dialog.set(None);
         browser::keep_focus();
     };
-    let others = move || {
-        let key = shown.with(|record| record.key.clone());
-        keys.get().map(|keys| keys.into_iter().filter(|other| *other != key).collect::<Vec<_>>())
-    };
-    let ready = {
-        let service = service.clone();
-        Memo::new(move |_| !working.get() && (!guarded || typed.with(|typed| typed.trim() == service)))
-    };
-    let submit = move || {
+    let key = move || shown.with(|record| record.key.clone());
+    let expected = service.clone();
+    let is_ready = move || !working.get() && (!guarded || typed.with(|typed| typed.trim() == expected));
+    let ready = Memo::new(move |_| is_ready());
+    let submit = move |event: web_sys::Event| {
+        event.prevent_default();
+        if !ready.get_untracked() {
+            return;
+        }
         let record = shown.get_untracked();
         let (act, keys) = (act.get_untracked(), keys.get_untracked());
         working.set(true);
@@ -92,87 +81,73 @@ fn question(ui: Ui, record: Arc<Record>) -> AnyView {
             }
         });
     };
-    let choice = move |this: Act, name: &'static str| {
-        let is_chosen: Box<dyn FnMut() -> bool + Send> = Box::new(move || act.get() == this);
-        view! {
-            <label>
-                <input type="radio" name="act" prop:checked=is_chosen on:change=move |_| act.set(this) />
-                {name}
-            </label>
-        }
-        .into_any()
+    let choice = move |this: Act, name: &str| {
+        let radio = el("input").attr("type", "radio").attr("name", "act").on("change", move |_| act.set(this));
+        el("label").child(radio.attr_if("checked", (this == Act::Delete).then_some(""))).text(name)
     };
     let choices = lease.map(|_| {
-        let choices = [choice(Act::Delete, words::DELETE_KEY), choice(Act::Revoke, words::REVOKE_LEASE)];
-        view! { <fieldset>{choices.into_iter().collect::<Vec<_>>()}</fieldset> }.into_any()
+        let both = [choice(Act::Delete, words::DELETE_KEY), choice(Act::Revoke, words::REVOKE_LEASE)];
+        el("fieldset").children(both)
     });
-    let said = |what: &'static str, class: &'static str| view! { <p class=class>{what}</p> }.into_any();
-    let last = last.map(|last| said(last, ""));
-    let going_along = move || match (act.get(), others()) {
-        (Act::Delete, _) => nothing(),
-        (Act::Revoke, None) => said(words::WORKING, "quiet"),
-        (Act::Revoke, Some(keys)) if keys.is_empty() => said(words::REVOKE_ALONE, "quiet"),
-        (Act::Revoke, Some(keys)) => (said(words::REVOKE_OTHERS, ""), list_of_keys(keys)).into_any(),
-    };
-    let guard = guarded.then(|| {
-        view! {
-            <label class="guard">
-                <span>{words::TYPE_THE_NAME} " " <b class="mono">{service}</b></span>
-                <input
-                    type="text"
-                    data-testid="confirm-name"
-                    autocomplete="off"
-                    spellcheck="false"
-                    on:input=move |event| typed.set(event_target_value(&event))
-                />
-            </label>
-        }
-        .into_any()
-    });
-    let is_blocked: Box<dyn FnMut() -> bool + Send> = Box::new(move || !ready.get());
-    let can_undo = move || if act.get() == Act::Delete { words::AFTER_UNDO } else { words::AFTER_NO_UNDO };
-    let follows = move || shown.with(|record| aftermath::sentence(record.layout, act.get(), record.lease.is_some()));
-    view! {
-        <dialog
-            node_ref=element
-            role="dialog"
-            aria-modal="true"
-            aria-labelledby="dialog-title"
-            on:cancel=move |event: leptos::ev::Event| {
-                event.prevent_default();
-                close();
+    let follows =
+        move || shown.with(|record| aftermath::sentence(record.layout, act.get(), record.lease.is_some())).to_owned();
+    let going_along = move || match (act.get(), keys.get()) {
+        (Act::Delete, _) => Vec::new(),
+        (Act::Revoke, None) => vec![said("p", "quiet", words::WORKING)],
+        (Act::Revoke, Some(keys)) => {
+            let others: Vec<String> = keys.into_iter().filter(|other| *other != key()).collect();
+            if others.is_empty() {
+                vec![said("p", "quiet", words::REVOKE_ALONE)]
+            } else {
+                vec![said("p", "", words::REVOKE_OTHERS), list_of_keys(&others)]
             }
-            on:close=move |_| close()
-        >
-            <form on:submit=move |event| {
-                event.prevent_default();
-                if ready.get_untracked() {
-                    submit();
-                }
-            }>
-                <h2 id="dialog-title">{title}</h2>
-                <p class="mono key">{text(move || shown.with(|record| record.key.clone()))}</p>
-                {choices}
-                <p>{text(follows)}</p>
-                {last}
-                {part(going_along)}
-                <p class="quiet">{text(can_undo)}</p>
-                {guard}
-                <p class="error" role="alert">
-                    {text(move || error.get())}
-                </p>
-                <footer>
-                    <button type="button" data-testid="cancel" on:click=move |_| close()>
-                        {words::CANCEL}
-                    </button>
-                    <button type="submit" class="danger" data-testid="confirm" disabled=is_blocked>
-                        {text(move || if working.get() { words::WORKING } else { words::DEREGISTER })}
-                    </button>
-                </footer>
-            </form>
-        </dialog>
-    }
-    .into_any()
+        }
+    };
+    let can_undo = move || if act.get() == Act::Delete { words::AFTER_UNDO } else { words::AFTER_NO_UNDO }.to_owned();
+    let guard = guarded.then(|| {
+        let input = el("input")
+            .attr("type", "text")
+            .attr("data-testid", "confirm-name")
+            .attr("autocomplete", "off")
+            .attr("spellcheck", "false")
+            .on("input", move |event| typed.set(event_target_value(&event)));
+        let what = said("span", "", words::TYPE_THE_NAME).text(" ").child(said("b", "mono", &service));
+        el("label").class("guard").child(what).child(input)
+    });
+    let confirm = el("button")
+        .class("danger")
+        .attr("type", "submit")
+        .attr("data-testid", "confirm")
+        .flag("disabled", move || !ready.get())
+        .text_of(move || if working.get() { words::WORKING } else { words::DEREGISTER }.to_owned());
+    let cancel = button("", words::CANCEL, move |_| close()).attr("data-testid", "cancel");
+    let form = el("form")
+        .on("submit", submit)
+        .child(said("h2", "", &title).attr("id", "dialog-title"))
+        .child(el("p").class("mono key").text_of(key))
+        .children(choices)
+        .child(el("p").text_of(follows))
+        .children(last.map(|last| said("p", "", last)))
+        .part(going_along)
+        .child(el("p").class("quiet").text_of(can_undo))
+        .children(guard)
+        .child(el("p").class("error").attr("role", "alert").text_of(move || error.get()))
+        .child(el("footer").child(cancel).child(confirm));
+    // It is shown as soon as it stands in the document.
+    queue_microtask(move || {
+        browser::call("dialog", "showModal");
+        browser::focus(if guarded { "[role=dialog] input[type=text]" } else { "[data-testid=cancel]" });
+    });
+    el("dialog")
+        .attr("role", "dialog")
+        .attr("aria-modal", "true")
+        .attr("aria-labelledby", "dialog-title")
+        .on("cancel", move |event| {
+            event.prevent_default();
+            close();
+        })
+        .on("close", move |_| ui.dialog.set(None))
+        .child(form)
 }
 
 /// What was refused, in words, and the record as it stands now where it changed meanwhile.

@@ -2,68 +2,46 @@
 
 use leptos::prelude::*;
 
-use super::erased::{part, text};
+use super::element::{El, button, el, link, said};
 use crate::{app::Ui, browser, route::Address, words};
 
 /// Says why there is nothing to see, and what to do about it.
-pub fn empty() -> AnyView {
-    let ui = Ui::get();
-    let searching = Memo::new(move |_| ui.search.with(|search| !search.is_empty()));
-    let of_service = Memo::new(move |_| ui.address.with(|address| address.service.is_some()));
+pub fn empty(ui: Ui) -> El {
     let what = move || {
+        let is_searching = ui.search.with(|search| !search.is_empty());
         if !ui.store.ready.get() {
             let progress = move || match ui.store.incoming.get() {
                 0 => String::new(),
                 records => words::snapshot_progress(records),
             };
-            said(words::WAITING, view! { <p class="quiet">{text(progress)}</p> }.into_any())
-        } else if searching.get() {
+            vec![said("h2", "", words::WAITING), el("p").class("quiet").text_of(progress)]
+        } else if is_searching {
             let clear = move |_| ui.search_for(String::new());
-            let button = view! {
-                <button type="button" on:click=clear>
-                    {words::CLEAR_SEARCH}
-                </button>
-            };
-            said(words::NO_MATCH, button.into_any())
-        } else if of_service.get() {
-            let more = view! {
-                <p>{words::NO_SUCH_SERVICE_MORE}</p>
-                <a href=Address::default().href()>{words::OVERVIEW}</a>
-            };
-            said(words::NO_SUCH_SERVICE, more.into_any())
+            vec![said("h2", "", words::NO_MATCH), button("", words::CLEAR_SEARCH, clear)]
+        } else if ui.address.with(|address| address.service.is_some()) {
+            vec![
+                said("h2", "", words::NO_SUCH_SERVICE),
+                said("p", "", words::NO_SUCH_SERVICE_MORE),
+                link("", &Address::default().href(), words::OVERVIEW),
+            ]
         } else {
-            said(words::EMPTY, first_steps(ui))
+            first_steps(ui)
         }
     };
-    view! { <div class="empty">{part(what)}</div> }.into_any()
+    el("div").class("empty").part(what)
 }
 
-fn said(title: &'static str, more: AnyView) -> AnyView {
-    view! {
-        <h2>{title}</h2>
-        {more}
-    }
-    .into_any()
-}
-
-fn first_steps(ui: Ui) -> AnyView {
+fn first_steps(ui: Ui) -> Vec<El> {
     let sources = ui.store.read(|live| live.catalog().revisions().keys().cloned().collect::<Vec<_>>());
-    let sources = sources.into_iter().map(|source| view! { <li>{source}</li> }.into_any()).collect::<Vec<_>>();
-    let copied = RwSignal::new(false);
     let copy = move |_| {
         browser::copy(words::SNIPPET);
-        copied.set(true);
+        ui.tell(words::COPIED.to_owned(), None);
     };
-    view! {
-        <p>{words::EMPTY_WATCHED}</p>
-        <ul class="prefixes mono">{sources}</ul>
-        <p>{words::EMPTY_SNIPPET}</p>
-        <p class="snippet mono">
-            <code>{words::SNIPPET}</code>
-            <button type="button" on:click=copy>
-                {text(move || if copied.get() { words::COPIED } else { words::COPY })}
-            </button>
-        </p>
-    }
-    .into_any()
+    vec![
+        said("h2", "", words::EMPTY),
+        said("p", "", words::EMPTY_WATCHED),
+        el("ul").class("prefixes mono").children(sources.iter().map(|source| said("li", "", source))),
+        said("p", "", words::EMPTY_SNIPPET),
+        el("p").class("snippet mono").child(said("code", "", words::SNIPPET)).child(button("", words::COPY, copy)),
+    ]
 }

@@ -5,7 +5,7 @@ use rollcall_shared::{FieldError, KeyPrefix, Layout, api::KeepAlive};
 use wasm_bindgen_futures::spawn_local;
 
 use super::{
-    erased::{Flag, nothing, text, word},
+    element::{El, button, el, said},
     sheet::framed,
 };
 use crate::{
@@ -17,8 +17,7 @@ use crate::{
 };
 
 /// The form, in the sheet at the side.
-pub fn register_form() -> AnyView {
-    let ui = Ui::get();
+pub fn register_form(ui: Ui) -> El {
     let draft = RwSignal::new(Draft { layout: preset(ui), ..Draft::default() });
     let prefix = move |layout: Layout| {
         let known = ui.store.read(|live| live.source_of(layout));
@@ -52,7 +51,7 @@ pub fn register_form() -> AnyView {
             }
         });
     };
-    let submit = move |event: leptos::ev::SubmitEvent| {
+    let submit = move |event: web_sys::Event| {
         event.prevent_default();
         all.set(true);
         let Ok(request) = read.get_untracked() else {
@@ -79,125 +78,81 @@ pub fn register_form() -> AnyView {
             }
         });
     };
-    let line = move |field: Field, name: &'static str, label: &'static str, hint: Signal<&'static str>| {
-        let id = ["field-", name].concat();
-        let value = text(move || draft.with(|draft| slot(draft, field).to_owned()));
-        let invalid = Box::new(move || error(field).map(|_| "true")) as Flag;
-        let input: Box<dyn FnMut(leptos::ev::Event)> = Box::new(move |event| {
+    let line = move |field: Field, name: &'static str, label: &str, hint: fn(Layout) -> &'static str| {
+        let is_wrong = Memo::new(move |_| error(field).is_some());
+        let input = move |event: web_sys::Event| {
             let typed = event_target_value(&event);
             change(field, &|draft| typed.clone_into(slot_mut(draft, field)));
-        });
-        let control = if matches!(field, Field::Endpoints | Field::Metadata) {
-            view! {
-                <textarea
-                    id=id.clone()
-                    name=name
-                    rows="2"
-                    spellcheck="false"
-                    prop:value=value
-                    aria-invalid=invalid
-                    on:input=input
-                ></textarea>
-            }
-            .into_any()
+        };
+        let is_long = matches!(field, Field::Endpoints | Field::Metadata);
+        let control = if is_long {
+            el("textarea").attr("rows", "2")
         } else {
             let mode = if field == Field::Ttl { "numeric" } else { "text" };
-            view! {
-                <input
-                    id=id.clone()
-                    name=name
-                    type="text"
-                    inputmode=mode
-                    autocomplete="off"
-                    spellcheck="false"
-                    prop:value=value
-                    aria-invalid=invalid
-                    on:input=input
-                />
-            }
-            .into_any()
+            el("input").attr("type", "text").attr("inputmode", mode).attr("autocomplete", "off")
         };
-        let message = move || error(field).unwrap_or_else(|| hint.get().to_owned());
-        let class = word(move || if error(field).is_some() { "error" } else { "quiet" });
-        labelled(id, label, control, view! { <p class=class>{text(message)}</p> }.into_any())
+        let control = control
+            .attr("spellcheck", "false")
+            .value_of(move || draft.with(|draft| slot(draft, field).to_owned()))
+            .attr_of("aria-invalid", move || is_wrong.get().then(|| "true".to_owned()))
+            .on("input", input);
+        let message = move || error(field).unwrap_or_else(|| hint(draft.with(|draft| draft.layout)).to_owned());
+        let class = move || Some(if is_wrong.get() { "error" } else { "quiet" }.to_owned());
+        labelled(name, label, control).child(el("p").attr_of("class", class).text_of(message))
     };
-    let layouts = Layout::ALL.into_iter().map(|layout| {
-        let selected = draft.with_untracked(|draft| draft.layout == layout);
-        view! {
-            <option value=layout.as_str() selected=selected>
-                {words::layout(layout)}
-            </option>
-        }
-        .into_any()
-    });
-    let layouts = layouts.collect::<Vec<_>>();
-    let choose = move |event| {
+    let choose = move |event: web_sys::Event| {
         if let Ok(layout) = event_target_value(&event).parse() {
             change(Field::Layout, &|draft| draft.layout = layout);
         }
     };
-    let renew = move |event| {
+    let renew = move |event: web_sys::Event| {
         let by = if event_target_value(&event) == "caller" { KeepAlive::Caller } else { KeepAlive::Server };
         change(Field::KeepAlive, &|draft| draft.keep_alive = by);
     };
     let of_form = move || error(Field::Form).or_else(|| error(Field::Layout)).unwrap_or_default();
-    let hint = Signal::derive(move || match draft.with(|draft| draft.layout) {
+    let endpoints_hint = |layout| match layout {
         Layout::Kratos => words::URLS_HINT,
         Layout::GoKit => words::URL_OR_ADDRESS_HINT,
         _ => words::ADDRESS_HINT,
+    };
+    let option = |value: &str, name: &str| said("option", "", name).attr("value", value);
+    let chosen = draft.with_untracked(|draft| draft.layout);
+    let layouts = Layout::ALL.into_iter().map(|layout| {
+        let selected = (layout == chosen).then_some("");
+        option(layout.as_str(), words::layout(layout)).attr_if("selected", selected)
     });
-    Effect::new(move |_| browser::focus("form [name=name]"));
-    let layout = view! {
-        <select id="field-layout" name="layout" on:change=choose>
-            {layouts}
-        </select>
-    };
-    let keep_alive = view! {
-        <select id="field-keep-alive" name="keep_alive" on:change=renew>
-            <option value="server">{words::KEEP_ALIVE_SERVER}</option>
-            <option value="caller">{words::KEEP_ALIVE_CALLER}</option>
-        </select>
-    };
-    let is_working: Box<dyn FnMut() -> bool + Send> = Box::new(move || working.get());
-    let fields = vec![
-        labelled("field-layout".to_owned(), words::LAYOUT, layout.into_any(), nothing()),
-        line(Field::Name, "name", words::NAME_LABEL, "".into()),
-        line(Field::Endpoints, "endpoints", words::ENDPOINTS, hint),
-        line(Field::Id, "id", words::ID, words::ID_HINT.into()),
-        line(Field::Version, "version", words::VERSION, "".into()),
-        line(Field::Metadata, "metadata", words::METADATA, words::METADATA_HINT.into()),
-        line(Field::Ttl, "ttl_s", words::TTL, words::TTL_HINT.into()),
-        labelled("field-keep-alive".to_owned(), words::KEEP_ALIVE, keep_alive.into_any(), nothing()),
-    ];
-    let form = view! {
-        <form class="register" novalidate on:submit=submit>
-            {fields}
-            <p class="error" role="alert">
-                {text(of_form)}
-            </p>
-            <footer>
-                <button type="button" on:click=move |_| ui.close_sheet()>
-                    {words::CANCEL}
-                </button>
-                <button type="submit" class="primary" data-testid="submit" disabled=is_working>
-                    {words::REGISTER}
-                </button>
-            </footer>
-        </form>
-    };
-    let heading = view! { <h2>{words::REGISTER_TITLE}</h2> };
-    framed(ui, words::REGISTER_TITLE, heading.into_any(), form.into_any())
+    let layout = el("select").on("change", choose).children(layouts);
+    let keep_alive = el("select")
+        .on("change", renew)
+        .child(option("server", words::KEEP_ALIVE_SERVER))
+        .child(option("caller", words::KEEP_ALIVE_CALLER));
+    let submit_button = said("button", "primary", words::REGISTER)
+        .attr("type", "submit")
+        .attr("data-testid", "submit")
+        .flag("disabled", move || working.get());
+    let cancel = button("", words::CANCEL, move |_| ui.close_sheet());
+    let form = el("form")
+        .class("register")
+        .attr("novalidate", "")
+        .on("submit", submit)
+        .child(labelled("layout", words::LAYOUT, layout))
+        .child(line(Field::Name, "name", words::NAME_LABEL, |_| ""))
+        .child(line(Field::Endpoints, "endpoints", words::ENDPOINTS, endpoints_hint))
+        .child(line(Field::Id, "id", words::ID, |_| words::ID_HINT))
+        .child(line(Field::Version, "version", words::VERSION, |_| ""))
+        .child(line(Field::Metadata, "metadata", words::METADATA, |_| words::METADATA_HINT))
+        .child(line(Field::Ttl, "ttl_s", words::TTL, |_| words::TTL_HINT))
+        .child(labelled("keep_alive", words::KEEP_ALIVE, keep_alive))
+        .child(el("p").class("error").attr("role", "alert").text_of(of_form))
+        .child(el("footer").child(cancel).child(submit_button));
+    queue_microtask(|| browser::focus("form [name=name]"));
+    framed(ui, words::REGISTER_TITLE, said("h2", "", words::REGISTER_TITLE)).child(form)
 }
 
-fn labelled(id: String, label: &'static str, control: AnyView, message: AnyView) -> AnyView {
-    view! {
-        <div class="field">
-            <label for=id>{label}</label>
-            {control}
-            {message}
-        </div>
-    }
-    .into_any()
+fn labelled(name: &str, label: &str, control: El) -> El {
+    let id = ["field-", name].concat();
+    let label = said("label", "", label).attr("for", &id);
+    el("div").class("field").child(label).child(control.attr("id", &id).attr("name", name))
 }
 
 /// The layout to begin with: kratos where it is watched, else one that is.

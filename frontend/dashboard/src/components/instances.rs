@@ -6,10 +6,10 @@ use leptos::prelude::*;
 use rollcall_shared::Record;
 
 use super::{
+    element::{El, button, el, said},
     empty::empty,
-    erased::{Flag, flag, keyed, nothing, part, text},
     row::{instance_row, short_id},
-    scroll::{Scroll, rows_px},
+    scroll::Scroll,
 };
 use crate::{app::Ui, words};
 
@@ -28,15 +28,14 @@ enum Column {
 }
 
 /// The table of a service's instances, or of all services'.
-pub fn instance_table(service: Option<String>) -> AnyView {
-    let ui = Ui::get();
+pub fn instance_table(ui: Ui, service: Option<String>) -> El {
     let of_all = service.is_none();
     let found = ui.store.rows(service, ui.search);
     let sort = RwSignal::new((Column::Key, false));
     let rows = Memo::new_with_compare(move |_| sorted(found.get(), sort.get()), |_, _| true);
     let scroll = Scroll::new(ui);
-    let count = Signal::derive(move || rows.with(|rows| rows.len()));
-    let row_px = Signal::derive(move || if ui.narrow.get() { NARROW_ROW_PX } else { ROW_PX });
+    let count = Memo::new(move |_| rows.with(|rows| rows.len()));
+    let row_px = Memo::new(move |_| if ui.narrow.get() { NARROW_ROW_PX } else { ROW_PX });
     let window = scroll.window(count, row_px);
     let is_empty = Memo::new(move |_| count.get() == 0);
     let shown = move || {
@@ -47,62 +46,46 @@ pub fn instance_table(service: Option<String>) -> AnyView {
         })
     };
     // The list names keys; the record that a row begins with is the one it was listed with.
-    let row = move |key: String| {
+    let row = move |key: &str| {
         let found = rows.with_untracked(|rows| rows.iter().find(|record| record.key == key).cloned());
-        found.map_or_else(nothing, |record| instance_row(record, of_all))
+        found.map(|record| instance_row(ui, record, of_all))
     };
-    let header = move |column: Column, name: &'static str, class: &'static str| {
-        let order = Box::new(move || match sort.get() {
-            (by, descending) if by == column => Some(if descending { "descending" } else { "ascending" }),
+    let still = |name: &str, class: &str| said("th", class, name).attr("scope", "col");
+    let header = move |column: Column, name: &str, class: &str| {
+        let order = move || match sort.get() {
+            (by, descending) if by == column => Some(if descending { "descending" } else { "ascending" }.to_owned()),
             _ => None,
-        }) as Flag;
+        };
         let turn = move |_| sort.update(|(by, down)| (*by, *down) = (column, *by == column && !*down));
-        view! {
-            <th scope="col" class=class aria-sort=order>
-                <button type="button" on:click=turn>
-                    {name}
-                </button>
-            </th>
-        }
-        .into_any()
+        still("", class).attr_of("aria-sort", order).child(button("", name, turn))
     };
-    let still = |name: &'static str, class: &'static str| view! { <th scope="col" class=class>{name}</th> }.into_any();
-    let before = text(move || rows_px(window.get().start, row_px.get()));
-    let after = text(move || rows_px(count.get().saturating_sub(window.get().end), row_px.get()));
-    let other = if of_all { header(Column::Service, words::SERVICE, "c-service") } else { nothing() };
-    let version = if of_all { nothing() } else { header(Column::Version, words::VERSION, "c-version") };
-    view! {
-        <div
-            class="scroll table"
-            data-all=of_all.then_some("")
-            node_ref=scroll.element
-            on:scroll=move |_| scroll.follow()
-        >
-            <table aria-rowcount=text(move || count.get().to_string()) data-none=flag(move || is_empty.get())>
-                <thead>
-                    <tr>
-                        {still(words::STATE, "c-state")} {header(Column::Id, words::ID, "c-id")} {other}
-                        {header(Column::Endpoints, words::ENDPOINTS, "c-endpoints")} {version}
-                        {still(words::METADATA, "c-meta")} {still(words::LEASE, "c-lease")}
-                        <th scope="col" class="c-act">
-                            <span class="hidden">{words::ACTIONS}</span>
-                        </th>
-                    </tr>
-                </thead>
-                <tbody>
-                    <tr class="pad" aria-hidden="true">
-                        <td colspan="7" style:height=before></td>
-                    </tr>
-                    {keyed(shown, row)}
-                    <tr class="pad" aria-hidden="true">
-                        <td colspan="7" style:height=after></td>
-                    </tr>
-                </tbody>
-            </table>
-            {part(move || if is_empty.get() { empty() } else { nothing() })}
-        </div>
+    let mut headers = vec![still(words::STATE, "c-state"), header(Column::Id, words::ID, "c-id")];
+    if of_all {
+        headers.push(header(Column::Service, words::SERVICE, "c-service"));
     }
-    .into_any()
+    headers.push(header(Column::Endpoints, words::ENDPOINTS, "c-endpoints"));
+    if !of_all {
+        headers.push(header(Column::Version, words::VERSION, "c-version"));
+    }
+    headers.push(still(words::METADATA, "c-meta"));
+    headers.push(still(words::LEASE, "c-lease"));
+    headers.push(still("", "c-act").child(said("span", "hidden", words::ACTIONS)));
+    let pad = |before: bool| {
+        let cell = scroll.pad(el("td").attr("colspan", "7"), window, count, row_px, before);
+        el("tbody").child(el("tr").class("pad").attr("aria-hidden", "true").child(cell))
+    };
+    let table = el("table")
+        .attr_of("aria-rowcount", move || Some(count.get().to_string()))
+        .flag("data-none", move || is_empty.get())
+        .child(el("thead").child(el("tr").children(headers)))
+        .child(pad(true))
+        .child(el("tbody").keyed(shown, row))
+        .child(pad(false));
+    scroll
+        .box_of("scroll table")
+        .attr_if("data-all", of_all.then_some(""))
+        .child(table)
+        .part(move || if is_empty.get() { vec![empty(ui)] } else { Vec::new() })
 }
 
 fn sorted(rows: Arc<Vec<Arc<Record>>>, (column, descending): (Column, bool)) -> Arc<Vec<Arc<Record>>> {

@@ -6,7 +6,7 @@ use leptos::prelude::*;
 use rollcall_shared::{Decoded, Record};
 use wasm_bindgen::JsCast;
 
-use super::erased::{flag, nothing, part, text, word};
+use super::element::{El, button, el, link, said};
 use crate::{
     app::Ui,
     browser,
@@ -34,10 +34,9 @@ pub fn short_id(record: &Record) -> &str {
 }
 
 /// The row of a record, for as long as there is something under its key or it has just left.
-pub fn instance_row(record: Arc<Record>, of_all: bool) -> AnyView {
-    let ui = Ui::get();
-    let key = StoredValue::new(record.key.clone());
-    let seen = ui.store.row(&record.key);
+pub fn instance_row(ui: Ui, record: Arc<Record>, of_all: bool) -> El {
+    let key: Arc<str> = record.key.as_str().into();
+    let seen = ui.store.row(&key);
     // The list may be a moment behind: a row that is no more stays as it was last until the list drops it.
     let row = Memo::new(move |before: Option<&Option<Row>>| {
         seen.get().or_else(|| before.cloned().flatten()).or_else(|| {
@@ -46,216 +45,164 @@ pub fn instance_row(record: Arc<Record>, of_all: bool) -> AnyView {
         })
     });
     let state = move || row.with(|row| row.as_ref().map_or(RowState::Gone, |row| row.state));
-    let shown = Memo::new(move |_| row.with(|row| row.as_ref().map(|row| Arc::clone(&row.record))));
+    // What is drawn of the record and of its leaving; a renewal is no reason to draw it anew.
+    let drawn =
+        Memo::new(move |_| row.get().map(|row| Row { clock: None, fresh: false, state: RowState::Live, ..row }));
+    let record = move || drawn.with(|row| row.as_ref().map(|row| Arc::clone(&row.record))).expect("a row has a record");
     let is_gone = Memo::new(move |_| state() == RowState::Gone);
-    let record = move || shown.get().expect("a row has a record");
-    let malformed = move || record().instance().is_none();
     let state_word = move || match state() {
-        RowState::Live if malformed() => words::MALFORMED,
+        RowState::Live if record().instance().is_none() => words::MALFORMED,
         RowState::Live => words::LIVE,
         RowState::Late => words::LATE,
         RowState::Gone => words::GONE,
     };
-    let open = move |event: leptos::ev::MouseEvent| {
+    let here = Arc::clone(&key);
+    let open = move |event: web_sys::Event| {
         let target = event.target().and_then(|target| target.dyn_into::<web_sys::Element>().ok());
         let on_control = target.is_some_and(|target| target.closest("a, button").ok().flatten().is_some());
         if !on_control {
-            ui.go(ui.details_of(&key.get_value()));
+            ui.go(ui.details_of(&here));
         }
     };
-    let href = move || ui.address.with(|address| Address { key: Some(key.get_value()), ..address.clone() }.href());
-    let is_at = move || ui.at.with(|at| at.as_deref() == Some(&*key.get_value()));
-    let service = move || {
+    let here = Arc::clone(&key);
+    let href = move || {
+        let key = Some(here.as_ref().to_owned());
+        Some(ui.address.with(|address| Address { key, ..address.clone() }.href()))
+    };
+    let here = Arc::clone(&key);
+    let is_at = move || ui.at.with(|at| at.as_deref() == Some(&*here));
+    let state_cell = el("td").class("c-state").child(el("span").class("dot")).text_of(move || state_word().to_owned());
+    let id = el("a").attr_of("href", href).attr("title", &key).text_of(move || short_id(&record()).to_owned());
+    let service = of_all.then(|| {
         let name = record().service.clone();
-        let href = Address::service(&name).href();
-        view! { <a href=href>{name}</a> }.into_any()
-    };
-    let lease = move || if is_gone.get() { nothing() } else { lease_left(ui, row) };
+        el("td").class("c-service").child(link("", &Address::service(&name).href(), &name))
+    });
     let act = move || {
-        if is_gone.get() {
-            return nothing();
-        }
-        let ask = move |_| ui.dialog.set(shown.get_untracked());
-        view! {
-            <button type="button" class="act" on:click=ask>
-                {words::DEREGISTER}
-            </button>
-        }
-        .into_any()
+        let ask = move |_| ui.dialog.set(Some(record()));
+        if is_gone.get() { Vec::new() } else { vec![button("act", words::DEREGISTER, ask)] }
     };
-    view! {
-        <tr
-            data-testid="instance"
-            data-key=key.get_value()
-            data-state=word(move || state().as_str())
-            data-malformed=flag(malformed)
-            data-fresh=flag(move || row.with(|row| row.as_ref().is_some_and(|row| row.fresh)))
-            data-at=flag(is_at)
-            on:click=open
-        >
-            <td class="c-state">
-                <span class="dot"></span>
-                {text(state_word)}
-            </td>
-            <td class="c-id mono">
-                <a href=text(href) title=text(move || record().key.clone())>
-                    {text(move || short_id(&record()).to_owned())}
-                </a>
-            </td>
-            {of_all.then(|| view! { <td class="c-service">{part(service)}</td> }.into_any())}
-            {part(move || told(&record(), is_gone.get(), of_all, row))}
-            <td class="c-lease" data-span=flag(move || is_gone.get())>
-                {part(lease)}
-            </td>
-            <td class="c-act" data-span=flag(move || is_gone.get())>
-                {part(act)}
-            </td>
-        </tr>
-    }
-    .into_any()
+    let lease = move || if is_gone.get() { Vec::new() } else { lease_left(ui, row) };
+    el("tr")
+        .attr("data-testid", "instance")
+        .attr("data-key", &key)
+        .attr_of("data-state", move || Some(state().as_str().to_owned()))
+        .flag("data-malformed", move || record().instance().is_none())
+        .flag("data-fresh", move || row.with(|row| row.as_ref().is_some_and(|row| row.fresh)))
+        .flag("data-at", is_at)
+        .on("click", open)
+        .child(state_cell)
+        .child(el("td").class("c-id mono").child(id))
+        .children(service)
+        .part(move || told(ui, &drawn.get().expect("a row has a record"), is_gone.get(), of_all))
+        .child(el("td").class("c-lease").flag("data-span", move || is_gone.get()).part(lease))
+        .child(el("td").class("c-act").flag("data-span", move || is_gone.get()).part(act))
 }
 
 /// The columns that say what an instance says of itself; once it is gone, why it left stands in the last ones.
-fn told(record: &Record, is_gone: bool, of_all: bool, row: Memo<Option<Row>>) -> AnyView {
-    if !is_gone && let Decoded::Malformed { .. } = &record.decoded {
+fn told(ui: Ui, row: &Row, is_gone: bool, of_all: bool) -> Vec<El> {
+    let record = &row.record;
+    let endpoints = el("td").class("c-endpoints");
+    if !is_gone && record.instance().is_none() {
         // It says nothing that would fill the columns, but why that is.
-        let columns = if of_all { "2" } else { "3" };
-        return view! {
-            <td class="c-endpoints" colspan=columns>
-                {notes(record)}
-            </td>
-        }
-        .into_any();
+        return vec![endpoints.attr("colspan", if of_all { "2" } else { "3" }).children(notes(record))];
     }
-    let why = move || row.with(|row| row.as_ref().and_then(|row| row.why.clone()));
-    let notes = if is_gone {
-        view! { <td class="c-meta" colspan="3">{part(move || cause(why()))}</td> }.into_any()
+    let mut cells = Vec::new();
+    let instance = record.instance();
+    cells.push(match instance {
+        Some(instance) => endpoints.children(some_endpoints(ui, &instance.endpoints)),
+        None => endpoints,
+    });
+    if !of_all {
+        let version = instance.map(|instance| instance.version.as_str()).unwrap_or_default();
+        cells.push(said("td", "c-version mono", version).attr("title", version));
+    }
+    let last = el("td").class("c-meta");
+    cells.push(if is_gone {
+        last.attr("colspan", "3").child(cause(row.why.as_ref()))
     } else {
-        view! { <td class="c-meta">{notes(record)}</td> }.into_any()
-    };
-    let (endpoints, version) = match &record.decoded {
-        Decoded::Instance(instance) => (endpoints(&instance.endpoints), instance.version.clone()),
-        Decoded::Malformed { .. } => (nothing(), String::new()),
-    };
-    let version =
-        (!of_all).then(|| view! { <td class="c-version mono" title=version.clone()>{version.clone()}</td> }.into_any());
-    view! {
-        <td class="c-endpoints">{endpoints}</td>
-        {version}
-        {notes}
-    }
-    .into_any()
+        last.children(notes(record))
+    });
+    cells
 }
 
 /// The first endpoint, and how many more there are.
-fn endpoints(endpoints: &[String]) -> AnyView {
-    let Some((first, rest)) = endpoints.split_first() else { return nothing() };
-    let (scheme, address) = match first.split_once("://") {
-        Some((scheme, address)) => (Some(scheme.to_owned()), address.to_owned()),
-        None => (None, first.clone()),
-    };
-    let more = (!rest.is_empty()).then(|| {
-        view! { <span class="more" title=rest.join("\n")>{["+", &rest.len().to_string()].concat()}</span> }.into_any()
-    });
-    (copy_address(scheme, address, first.clone()), more).into_any()
+fn some_endpoints(ui: Ui, endpoints: &[String]) -> Vec<El> {
+    let Some((first, rest)) = endpoints.split_first() else { return Vec::new() };
+    let mut shown = vec![match first.split_once("://") {
+        Some((scheme, address)) => copy_address(ui, Some(scheme), address, first),
+        None => copy_address(ui, None, first, first),
+    }];
+    if !rest.is_empty() {
+        shown.push(said("span", "more", &["+", &rest.len().to_string()].concat()).attr("title", &rest.join("\n")));
+    }
+    shown
 }
 
 /// An address that a click copies.
-pub fn copy_address(scheme: Option<String>, address: String, full: String) -> AnyView {
-    let ui = Ui::get();
-    let label = [words::COPY, " ", &full].concat();
+pub fn copy_address(ui: Ui, scheme: Option<&str>, address: &str, full: &str) -> El {
+    let copied = full.to_owned();
     let copy = move |_| {
-        browser::copy(&full);
-        ui.tell([words::COPIED, ": ", &full].concat(), None);
+        browser::copy(&copied);
+        ui.tell([words::COPIED, ": ", &copied].concat(), None);
     };
-    let scheme = scheme.map(|scheme| view! { <span class="scheme">{scheme}</span> }.into_any());
-    view! {
-        <button type="button" class="address mono" title=label on:click=copy>
-            {scheme}
-            {address}
-        </button>
-    }
-    .into_any()
+    button("address mono", "", copy)
+        .attr("title", &[words::COPY, " ", full].concat())
+        .children(scheme.map(|scheme| said("span", "scheme", scheme)))
+        .text(address)
 }
 
-fn cause(why: Option<Why>) -> AnyView {
-    let (cause, evidence) = match why {
-        Some(why) => (why.cause.as_str(), why.evidence),
-        None => ("", words::JUST_GONE.to_owned()),
-    };
-    let sentence = if cause.is_empty() { evidence.clone() } else { [": ", &evidence].concat() };
-    view! {
-        <span data-testid="cause" title=evidence>
-            <b>{cause}</b>
-            {sentence}
-        </span>
+fn cause(why: Option<&Why>) -> El {
+    let cause = el("span").attr("data-testid", "cause");
+    match why {
+        Some(why) => {
+            cause.attr("title", &why.evidence).child(said("b", "", why.cause.as_str())).text(": ").text(&why.evidence)
+        }
+        None => cause.text(words::JUST_GONE),
     }
-    .into_any()
 }
 
 /// What the value says beside where it answers: first what is odd, then the metadata, the zone before all.
-fn notes(record: &Record) -> AnyView {
-    let odd = |what: &str| {
-        let what = what.to_owned();
-        view! { <span class="why" title=what.clone()>{what.clone()}</span> }.into_any()
-    };
+fn notes(record: &Record) -> Vec<El> {
+    let odd = |what: &str| said("span", "why", what).attr("title", what);
     let instance = match &record.decoded {
         Decoded::Instance(instance) => instance,
-        Decoded::Malformed { why, .. } => return odd(why),
+        Decoded::Malformed { why, .. } => return vec![odd(why)],
     };
-    let is_place = |(name, _): &(&String, &String)| PLACES.contains(&name.as_str());
-    let pairs = instance
-        .metadata
-        .iter()
-        .filter(is_place)
-        .chain(instance.metadata.iter().filter(|pair| !is_place(pair)))
-        .take(PAIRS_MAX)
-        .map(|(name, value)| {
-            let title = [name, "=", value].concat();
-            view! {
-                <span class="pair" title=title>
-                    <i>{name.clone()}</i>
-                    {[" ", value].concat()}
-                </span>
+    let mut notes: Vec<El> = record.warning.as_deref().map(odd).into_iter().collect();
+    for places_first in [true, false] {
+        for (name, value) in &instance.metadata {
+            if PLACES.contains(&name.as_str()) == places_first && notes.len() < PAIRS_MAX {
+                let pair = el("span").class("pair").attr("title", &[name, "=", value].concat());
+                notes.push(pair.child(said("i", "", name)).text(" ").text(value));
             }
-            .into_any()
-        });
-    record.warning.as_deref().map(odd).into_iter().chain(pairs).collect::<Vec<_>>().into_any()
+        }
+    }
+    notes
 }
 
 /// What is left of a lease: a bar that drains by itself, and the seconds.
-fn lease_left(ui: Ui, row: Memo<Option<Row>>) -> AnyView {
+fn lease_left(ui: Ui, row: Memo<Option<Row>>) -> Vec<El> {
     let is_permanent = row.with_untracked(|row| row.as_ref().is_some_and(|row| row.record.lease.is_none()));
     if is_permanent {
-        return view! { <span class="quiet" title=words::NO_LEASE>{words::PERMANENT}</span> }.into_any();
+        return vec![said("span", "quiet", words::PERMANENT).attr("title", words::NO_LEASE)];
     }
     let clock = Memo::new(move |_| row.with(|row| row.as_ref().and_then(|row| row.clock)));
-    let mut turned = false;
-    part(move || {
-        let Some(clock) = clock.get() else { return nothing() };
-        // An animation starts anew only under another name; two names take turns.
-        turned = !turned;
-        let left_s = (clock.deadline_ms - browser::now_ms()) / 1_000.0;
+    let bar = move || {
+        let Some(clock) = clock.get() else { return Vec::new() };
+        let left_ms = clock.deadline_ms - browser::now_ms();
+        #[expect(clippy::cast_possible_truncation, reason = "a saturated length is as good as a century")]
+        let passed_ms = clock.granted_s.saturating_mul(1_000) - left_ms as i64;
+        let drained = el("i")
+            .style("animation-duration", &[&*clock.granted_s.to_string(), "s"].concat())
+            .style("animation-delay", &["-", &passed_ms.max(0).to_string(), "ms"].concat());
         let left = move || {
             ui.store.now_ms.track();
             [&*clock.remaining_s(browser::now_ms()).to_string(), " s"].concat()
         };
-        #[expect(clippy::cast_possible_truncation, reason = "a saturated length is as good as a century")]
-        let passed_ms = clock.granted_s.saturating_mul(1_000) - (left_s * 1_000.0) as i64;
-        let delay = ["-", &passed_ms.max(0).to_string(), "ms"].concat();
-        view! {
-            <span class="bar" aria-hidden="true">
-                <i
-                    data-turn=if turned { "a" } else { "b" }
-                    style:animation-duration=[&*clock.granted_s.to_string(), "s"].concat()
-                    style:animation-delay=delay
-                ></i>
-            </span>
-            <time data-testid="ttl" datetime=browser::datetime(clock.deadline_ms)>
-                {text(left)}
-            </time>
-        }
-        .into_any()
-    })
-    .into_any()
+        vec![
+            el("span").class("bar").attr("aria-hidden", "true").child(drained),
+            el("time").attr("data-testid", "ttl").attr("datetime", &browser::datetime(clock.deadline_ms)).text_of(left),
+        ]
+    };
+    vec![el("span").part(bar)]
 }

@@ -3,84 +3,72 @@
 use leptos::prelude::*;
 
 use super::{
-    erased::{Flag, flag, keyed, part, text},
-    scroll::{Scroll, rows_px},
+    element::{El, el, said},
+    scroll::Scroll,
 };
 use crate::{app::Ui, live::Summary, route::Address, words};
 
 /// The list of services on the left, or on a narrow page's overview.
-pub fn service_list() -> AnyView {
-    let ui = Ui::get();
+pub fn service_list(ui: Ui) -> El {
     let names = ui.store.service_names(ui.search);
     let scroll = Scroll::new(ui);
-    let count = Signal::derive(move || names.with(|names| names.len()));
-    let row_px = Signal::derive(move || if ui.narrow.get() { 48 } else { 32 });
+    let count = Memo::new(move |_| names.with(|names| names.len()));
+    let row_px = Memo::new(move |_| if ui.narrow.get() { 48 } else { 32 });
     let window = scroll.window(count, row_px);
     let shown = move || {
         let window = window.get();
         names.with(|names| names.get(window.start..window.end.min(names.len())).unwrap_or_default().to_vec())
     };
-    let before = text(move || rows_px(window.get().start, row_px.get()));
-    let after = text(move || rows_px(count.get().saturating_sub(window.get().end), row_px.get()));
-    view! {
-        <nav class="side" aria-label=words::SERVICES>
-            <h2>
-                {words::SERVICES} <span class="count">{text(move || words::number(count.get()))}</span>
-            </h2>
-            <div class="scroll" node_ref=scroll.element on:scroll=move |_| scroll.follow()>
-                <div class="pad" style:height=before></div>
-                {keyed(shown, service)}
-                <div class="pad" style:height=after></div>
-            </div>
-        </nav>
-    }
-    .into_any()
+    let heading =
+        said("h2", "", words::SERVICES).child(el("span").class("count").text_of(move || words::number(count.get())));
+    let list = scroll.box_of("scroll").child(scroll.pad(el("div"), window, count, row_px, true));
+    let list = list.child(el("div").keyed(shown, move |name| Some(service(ui, name)))).child(scroll.pad(
+        el("div"),
+        window,
+        count,
+        row_px,
+        false,
+    ));
+    el("nav").class("side").attr("aria-label", words::SERVICES).child(heading).child(list)
 }
 
-fn service(name: String) -> AnyView {
-    let ui = Ui::get();
-    let summary = ui.store.summary(&name);
-    let here = name.clone();
-    let current =
-        Box::new(move || ui.address.with(|address| address.service.as_deref() == Some(&here)).then_some("page"))
-            as Flag;
-    let to = name.clone();
+fn service(ui: Ui, name: &str) -> El {
+    let summary = ui.store.summary(name);
+    let here = name.to_owned();
+    let current = move || {
+        let is_here = ui.address.with(|address| address.service.as_deref() == Some(&here));
+        is_here.then(|| "page".to_owned())
+    };
+    let to = name.to_owned();
     // The search goes along: what was found is found there, too.
-    let href =
-        move || ui.address.with(|address| Address { search: address.search.clone(), ..Address::service(&to) }.href());
+    let href = move || {
+        Some(ui.address.with(|address| Address { search: address.search.clone(), ..Address::service(&to) }.href()))
+    };
     let is_empty = move || summary.with(|summary| summary.instances + summary.malformed == 0);
-    view! {
-        <a
-            class="service"
-            data-testid="service"
-            data-service=name.clone()
-            href=text(href)
-            aria-current=current
-            data-empty=flag(is_empty)
-        >
-            <span class="name" title=name.clone()>{name.clone()}</span>
-            {part(move || marks(&summary.get(), 1))}
-            <span class="count">{text(move || words::number(summary.with(|summary| summary.instances)))}</span>
-        </a>
-    }
-    .into_any()
+    el("a")
+        .class("service")
+        .attr("data-testid", "service")
+        .attr("data-service", name)
+        .attr_of("href", href)
+        .attr_of("aria-current", current)
+        .flag("data-empty", is_empty)
+        .child(said("span", "name", name).attr("title", name))
+        .child(el("span").class("marks").part(move || marks(&summary.get(), 1)))
+        .child(el("span").class("count").text_of(move || words::number(summary.with(|summary| summary.instances))))
 }
 
 /// What is odd about a service, or about all: at most so many marks, the gravest first.
-pub fn marks(summary: &Summary, most: usize) -> AnyView {
-    [
+pub fn marks(summary: &Summary, most: usize) -> Vec<El> {
+    let marks = [
         ("malformed", summary.malformed, words::MALFORMED),
         ("late", summary.late, words::LATE),
         ("gone", summary.gone, words::GONE),
         ("permanent", summary.permanent, words::PERMANENT),
-    ]
-    .into_iter()
-    .filter(|(_, count, _)| *count > 0)
-    .take(most)
-    .map(|(kind, count, name)| {
-        let text = [&*words::number(count), " ", name].concat();
-        view! { <span class="mark" data-mark=kind>{text}</span> }.into_any()
-    })
-    .collect::<Vec<_>>()
-    .into_any()
+    ];
+    let marks = marks.into_iter().filter(|(_, count, _)| *count > 0).take(most);
+    marks
+        .map(|(kind, count, name)| {
+            said("span", "mark", &[&*words::number(count), " ", name].concat()).attr("data-mark", kind)
+        })
+        .collect()
 }

@@ -8,7 +8,7 @@ use wasm_bindgen_futures::spawn_local;
 
 use super::{
     activity::feed,
-    erased::{nothing, part, text},
+    element::{El, button, el, said},
     form::register_form,
     row::{copy_address, short_id},
 };
@@ -26,143 +26,103 @@ const HISTORY_MAX: usize = 20;
 pub const KEYS_MAX: usize = 12;
 
 /// The sheet, where something is open.
-pub fn sheet() -> AnyView {
-    let ui = Ui::get();
+pub fn sheet(ui: Ui) -> El {
     let key = Memo::new(move |_| ui.address.with(|address| address.key.clone()));
-    part(move || {
+    el("div").part(move || {
         if ui.form.get() {
-            register_form()
-        } else if let Some(key) = key.get() {
-            details(ui, &key)
+            vec![register_form(ui)]
         } else {
-            nothing()
+            key.get().map(|key| details(ui, &key)).into_iter().collect()
         }
     })
-    .into_any()
 }
 
 /// A sheet with its heading and the button that closes it.
-pub fn framed(ui: Ui, label: &'static str, heading: AnyView, body: AnyView) -> AnyView {
-    view! {
-        <section class="sheet" aria-label=label>
-            <header>
-                {heading}
-                <button type="button" class="close" aria-label=words::CLOSE on:click=move |_| ui.close_sheet()>
-                    "×"
-                </button>
-            </header>
-            {body}
-        </section>
-    }
-    .into_any()
+pub fn framed(ui: Ui, label: &str, heading: El) -> El {
+    let close = button("close", "×", move |_| ui.close_sheet()).attr("aria-label", words::CLOSE);
+    el("section").class("sheet").attr("aria-label", label).child(el("header").child(heading).child(close))
 }
 
 /// Everything about one key.
-fn details(ui: Ui, key: &str) -> AnyView {
+fn details(ui: Ui, key: &str) -> El {
     let row = ui.store.row(key);
     // A renewal is no reason to draw the facts anew.
-    let facts_of = Memo::new(move |_| row.get().map(|row| Row { clock: None, fresh: false, ..row }));
+    let drawn = Memo::new(move |_| row.get().map(|row| Row { clock: None, fresh: false, ..row }));
     let happened = ui.store.feed(HISTORY_MAX, Some(key.to_owned()));
     let title = key.to_owned();
     let heading =
-        move || facts_of.with(|row| row.as_ref().map_or_else(|| title.clone(), |row| short_id(&row.record).to_owned()));
-    let what = move || match facts_of.get() {
+        move || drawn.with(|row| row.as_ref().map_or_else(|| title.clone(), |row| short_id(&row.record).to_owned()));
+    let what = move || match drawn.get() {
         Some(row) => facts(ui, &row),
-        None => {
-            let said = if ui.store.ready.get() { words::NO_SUCH_KEY } else { words::WAITING };
-            view! { <p class="quiet">{said}</p> }.into_any()
-        }
+        None => vec![said("p", "quiet", if ui.store.ready.get() { words::NO_SUCH_KEY } else { words::WAITING })],
     };
-    let has_history = Memo::new(move |_| happened.with(|happened| !happened.is_empty()));
     let history = move || {
-        if !has_history.get() {
-            return nothing();
-        }
-        (view! { <h3>{words::HISTORY}</h3> }.into_any(), feed(happened)).into_any()
+        let is_empty = happened.with(Vec::is_empty);
+        if is_empty { Vec::new() } else { vec![said("h3", "", words::HISTORY)] }
     };
-    let heading = view! { <h2 class="mono">{text(heading)}</h2> }.into_any();
-    framed(ui, words::DETAILS, heading, (part(what), part(history)).into_any())
+    framed(ui, words::DETAILS, el("h2").class("mono").text_of(heading))
+        .child(el("div").class("facts").part(what))
+        .part(history)
+        .child(feed(ui, happened))
 }
 
-fn fact(name: &'static str, value: AnyView) -> AnyView {
-    view! {
-        <dt>{name}</dt>
-        <dd class="mono">{value}</dd>
-    }
-    .into_any()
-}
-
-fn facts(ui: Ui, row: &Row) -> AnyView {
+fn facts(ui: Ui, row: &Row) -> Vec<El> {
     let record = &row.record;
     let is_gone = row.state == RowState::Gone;
-    let said = |text: &str| text.to_owned().into_any();
-    let mut facts = Vec::new();
+    let mut list = el("dl");
+    let mut fact = |name: &str, value: El| {
+        let so_far = std::mem::replace(&mut list, el("dl"));
+        list = so_far.child(said("dt", "", name)).child(value);
+    };
+    let plain = |text: &str| said("dd", "mono", text);
     if is_gone {
         let why = row.why.as_ref().map(|why| [why.cause.as_str(), ": ", &why.evidence].concat());
-        facts.push(fact(words::CAUSE, said(why.as_deref().unwrap_or(words::JUST_GONE))));
+        fact(words::CAUSE, said("dd", "", why.as_deref().unwrap_or(words::JUST_GONE)));
     }
-    facts.push(fact(words::SERVICE, said(&record.service)));
+    fact(words::SERVICE, plain(&record.service));
     match &record.decoded {
-        Decoded::Malformed { why, .. } => facts.push(fact(words::MALFORMED, odd(why))),
+        Decoded::Malformed { why, .. } => fact(words::MALFORMED, said("dd", "why", why)),
         Decoded::Instance(instance) => {
-            facts.push(fact(words::ID, said(&instance.id)));
+            fact(words::ID, plain(&instance.id));
             if !instance.version.is_empty() {
-                facts.push(fact(words::VERSION, said(&instance.version)));
+                fact(words::VERSION, plain(&instance.version));
             }
-            let endpoints = instance.endpoints.iter();
-            let endpoints = endpoints.map(|endpoint| copy_address(None, endpoint.clone(), endpoint.clone()));
-            facts.push(fact(words::ENDPOINTS, endpoints.collect::<Vec<_>>().into_any()));
+            let endpoints = instance.endpoints.iter().map(|endpoint| copy_address(ui, None, endpoint, endpoint));
+            fact(words::ENDPOINTS, el("dd").children(endpoints));
             if !instance.metadata.is_empty() {
-                let pairs = instance.metadata.iter().map(|(name, value)| {
-                    view! {
-                        <div>
-                            <i>{name.clone()}</i>
-                            {[" = ", value].concat()}
-                        </div>
-                    }
-                    .into_any()
-                });
-                facts.push(fact(words::METADATA, pairs.collect::<Vec<_>>().into_any()));
+                let pairs = instance.metadata.iter();
+                let pairs = pairs.map(|(name, value)| el("div").child(said("i", "", name)).text(" = ").text(value));
+                fact(words::METADATA, plain("").children(pairs));
             }
         }
     }
     if let Some(warning) = &record.warning {
-        facts.push(fact(words::WARNING, odd(warning)));
+        fact(words::WARNING, said("dd", "why", warning));
     }
-    facts.push(fact(words::KEY, said(&record.key)));
-    facts.push(fact(words::LAYOUT, said(words::layout(record.layout))));
-    facts.push(fact(words::SOURCE, said(&record.source)));
-    let lease = record.lease.map_or_else(|| words::NO_LEASE.to_owned(), |lease| lease.to_string());
-    facts.push(fact(words::LEASE, lease.into_any()));
+    fact(words::KEY, plain(&record.key));
+    fact(words::LAYOUT, plain(words::layout(record.layout)));
+    fact(words::SOURCE, plain(&record.source));
+    match record.lease {
+        Some(lease) => fact(words::LEASE, plain(&lease.to_string())),
+        None => fact(words::LEASE, said("dd", "", words::NO_LEASE)),
+    }
     let (created, changed) = (record.create_revision.to_string(), record.mod_revision.to_string());
     let revisions = [words::CREATED, " ", &created, ", ", words::LAST_CHANGED, " ", &changed].concat();
-    facts.push(fact(words::REVISIONS, revisions.into_any()));
-    let mut more = Vec::new();
+    fact(words::REVISIONS, plain(&revisions));
+    let mut parts = vec![list];
     if !is_gone {
-        if let Some(lease) = record.lease {
-            more.push(other_keys(ui, lease, record.key.clone()));
-        }
-        more.push(raw_value(ui, record.key.clone()));
+        parts.extend(record.lease.map(|lease| other_keys(ui, lease, record.key.clone())));
+        parts.push(said("h3", "", words::RAW));
+        parts.push(raw_value(ui, record.key.clone()));
         let record = Arc::clone(record);
         let ask = move |_| ui.dialog.set(Some(Arc::clone(&record)));
-        let button = view! {
-            <p class="acts">
-                <button type="button" class="danger" on:click=ask>
-                    {words::DEREGISTER}
-                </button>
-            </p>
-        };
-        more.push(button.into_any());
+        parts.push(el("p").class("acts").child(button("danger", words::DEREGISTER, ask)));
     }
-    (view! { <dl>{facts}</dl> }.into_any(), more).into_any()
-}
-
-fn odd(what: &str) -> AnyView {
-    view! { <span class="why">{what.to_owned()}</span> }.into_any()
+    parts
 }
 
 /// The value byte for byte, as etcd has it now.
-fn raw_value(ui: Ui, key: String) -> AnyView {
+fn raw_value(ui: Ui, key: String) -> El {
     let value = RwSignal::new(String::new());
     spawn_local(async move {
         let shown = match ui.client().raw(&key).await {
@@ -174,11 +134,7 @@ fn raw_value(ui: Ui, key: String) -> AnyView {
         };
         value.try_set(shown);
     });
-    view! {
-        <h3>{words::RAW}</h3>
-        <pre class="mono">{text(move || value.get())}</pre>
-    }
-    .into_any()
+    el("pre").class("mono").text_of(move || value.get())
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -187,30 +143,23 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte), ' ']).collect()
 }
 
-fn other_keys(ui: Ui, lease: LeaseId, key: String) -> AnyView {
-    let others = RwSignal::new(None::<Vec<String>>);
+fn other_keys(ui: Ui, lease: LeaseId, key: String) -> El {
+    let others = RwSignal::new(Vec::<String>::new());
     spawn_local(async move {
         if let Ok(answer) = ui.client().lease(lease).await {
             let keys = answer.keys.unwrap_or_default();
-            others.try_set(Some(keys.into_iter().filter(|other| *other != key).collect()));
+            others.try_set(keys.into_iter().filter(|other| *other != key).collect());
         }
     });
-    part(move || match others.get() {
-        Some(others) if !others.is_empty() => {
-            (view! { <h3>{words::OTHER_KEYS}</h3> }.into_any(), list_of_keys(others)).into_any()
-        }
-        _ => nothing(),
+    el("div").part(move || {
+        let others = others.get();
+        if others.is_empty() { Vec::new() } else { vec![said("h3", "", words::OTHER_KEYS), list_of_keys(&others)] }
     })
-    .into_any()
 }
 
 /// Some keys, and how many more there are.
-pub fn list_of_keys(mut keys: Vec<String>) -> AnyView {
+pub fn list_of_keys(keys: &[String]) -> El {
     let more = keys.len().saturating_sub(KEYS_MAX);
-    keys.truncate(KEYS_MAX);
-    if more > 0 {
-        keys.push(["+ ", &words::number(more)].concat());
-    }
-    let keys = keys.into_iter().map(|key| view! { <li>{key}</li> }.into_any()).collect::<Vec<_>>();
-    view! { <ul class="keys mono">{keys}</ul> }.into_any()
+    let more = (more > 0).then(|| said("li", "", &["+ ", &words::number(more)].concat()));
+    el("ul").class("keys mono").children(keys.iter().take(KEYS_MAX).map(|key| said("li", "", key))).children(more)
 }

@@ -2,15 +2,14 @@
 
 use leptos::prelude::*;
 
-use super::erased::{keyed, nothing, text};
+use super::element::{El, button, el, said};
 use crate::{
     app::{Toast, Ui},
     words,
 };
 
 /// The notes at the page's foot.
-pub fn toasts() -> AnyView {
-    let ui = Ui::get();
+pub fn toasts(ui: Ui) -> El {
     Effect::new(move |_| {
         let now_ms = ui.store.now_ms.get();
         if ui.toasts.with_untracked(|toasts| toasts.iter().any(|toast| toast.until_ms <= now_ms)) {
@@ -18,43 +17,23 @@ pub fn toasts() -> AnyView {
         }
     });
     let named = move || ui.toasts.with(|toasts| toasts.iter().map(|toast| toast.number.to_string()).collect());
-    let drawn = move |wanted: String| {
-        let toast =
-            ui.toasts.with_untracked(|toasts| toasts.iter().find(|toast| toast.number.to_string() == wanted).cloned());
-        toast.map_or_else(nothing, |toast| note(ui, &toast))
+    let drawn = move |wanted: &str| {
+        let found = |toast: &&Toast| toast.number.to_string() == wanted;
+        ui.toasts.with_untracked(|toasts| toasts.iter().find(found).map(|toast| note(ui, toast)))
     };
-    view! {
-        <div class="toasts" aria-live="polite">
-            {keyed(named, drawn)}
-        </div>
-    }
-    .into_any()
+    el("div").class("toasts").attr("aria-live", "polite").keyed(named, drawn)
 }
 
-fn note(ui: Ui, toast: &Toast) -> AnyView {
-    let number = toast.number;
-    let until_ms = toast.until_ms;
+fn note(ui: Ui, toast: &Toast) -> El {
+    let (number, until_ms) = (toast.number, toast.until_ms);
     let close = move |_| ui.toasts.update(|toasts| toasts.retain(|other| other.number != number));
-    let undo = toast.undo.is_some().then(|| {
+    let mut note = el("div").class("toast").child(said("span", "", &toast.text));
+    if toast.undo.is_some() {
         let toast = toast.clone();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is not negative")]
         let left = move || words::about(((until_ms - ui.store.now_ms.get()) / 1_000.0).max(0.0) as u64);
-        view! {
-            <span class="count">{text(left)}</span>
-            <button type="button" data-testid="undo" on:click=move |_| ui.undo(toast.clone())>
-                {words::UNDO}
-            </button>
-        }
-        .into_any()
-    });
-    view! {
-        <div class="toast">
-            <span>{toast.text.clone()}</span>
-            {undo}
-            <button type="button" class="close" aria-label=words::CLOSE on:click=close>
-                "×"
-            </button>
-        </div>
+        let undo = button("", words::UNDO, move |_| ui.undo(toast.clone())).attr("data-testid", "undo");
+        note = note.child(el("span").class("count").text_of(left)).child(undo);
     }
-    .into_any()
+    note.child(button("close", "×", close).attr("aria-label", words::CLOSE))
 }

@@ -4,7 +4,7 @@ use leptos::prelude::*;
 use rollcall_client::Connection;
 use rollcall_shared::api::EtcdState;
 
-use super::erased::{text, word};
+use super::element::{El, button, el, said};
 use crate::{app::Ui, browser, route::Address, store::Status, words};
 
 /// The connection's state, as `data-state` has it.
@@ -17,56 +17,47 @@ pub fn state(status: &Status) -> &'static str {
     }
 }
 
+const MARK: &str = concat!(
+    r#"<svg viewBox="0 0 16 16" width="18" height="18" aria-hidden="true">"#,
+    r#"<rect x="1" y="2" width="3" height="3" rx="1.5"/><rect x="1" y="6.5" width="3" height="3" rx="1.5"/>"#,
+    r#"<rect x="1" y="11" width="3" height="3" rx="1.5" class="off"/><rect x="6" y="2.5" width="9" height="2" rx="1"/>"#,
+    r#"<rect x="6" y="7" width="9" height="2" rx="1"/>"#,
+    r#"<rect x="6" y="11.5" width="6" height="2" rx="1" class="off"/></svg>"#
+);
+
+const HALF: &str = concat!(
+    r#"<svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true">"#,
+    r#"<circle cx="8" cy="8" r="6" fill="none" stroke="currentColor" stroke-width="1.5"/>"#,
+    r#"<path d="M8 2a6 6 0 0 1 0 12z" fill="currentColor"/></svg>"#
+);
+
 /// The top bar.
-pub fn top_bar() -> AnyView {
-    let ui = Ui::get();
-    let search = move || ui.address.with(|address| address.search.clone());
-    let typed = move |event| ui.search_for(event_target_value(&event));
-    let pane = move |_| ui.activity.update(|shown| *shown = !*shown);
-    view! {
-        <header class="top">
-            <a class="brand" href=Address::default().href()>
-                <svg viewBox="0 0 16 16" width="18" height="18" aria-hidden="true">
-                    <rect x="1" y="2" width="3" height="3" rx="1.5"></rect>
-                    <rect x="1" y="6.5" width="3" height="3" rx="1.5"></rect>
-                    <rect x="1" y="11" width="3" height="3" rx="1.5" class="off"></rect>
-                    <rect x="6" y="2.5" width="9" height="2" rx="1"></rect>
-                    <rect x="6" y="7" width="9" height="2" rx="1"></rect>
-                    <rect x="6" y="11.5" width="6" height="2" rx="1" class="off"></rect>
-                </svg>
-                <span>{words::NAME}</span>
-            </a>
-            <input
-                type="search"
-                name="q"
-                aria-label=words::SEARCH
-                placeholder=words::SEARCH_HINT
-                autocomplete="off"
-                spellcheck="false"
-                prop:value=text(search)
-                on:input=typed
-            />
-            {status_words(ui)}
-            <button type="button" class="pane" aria-pressed=word(move || if ui.activity.get() { "true" } else { "false" }) on:click=pane>
-                {words::ACTIVITY}
-            </button>
-            <button type="button" class="primary" data-testid="register" on:click=move |_| ui.form.set(true)>
-                {words::REGISTER}
-            </button>
-            <button type="button" class="theme" aria-label=words::THEME title=words::THEME on:click=move |_| {
-                ui.switch_theme();
-            }>
-                <svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true">
-                    <circle cx="8" cy="8" r="6" fill="none" stroke="currentColor" stroke-width="1.5"></circle>
-                    <path d="M8 2a6 6 0 0 1 0 12z" fill="currentColor"></path>
-                </svg>
-            </button>
-        </header>
-    }
-    .into_any()
+pub fn top_bar(ui: Ui) -> El {
+    let brand = el("a").class("brand").attr("href", &Address::default().href()).markup(MARK).child(said(
+        "span",
+        "",
+        words::NAME,
+    ));
+    let search = el("input")
+        .attr("type", "search")
+        .attr("name", "q")
+        .attr("aria-label", words::SEARCH)
+        .attr("placeholder", words::SEARCH_HINT)
+        .attr("autocomplete", "off")
+        .attr("spellcheck", "false")
+        .value_of(move || ui.address.with(|address| address.search.clone()))
+        .on("input", move |event| ui.search_for(event_target_value(&event)));
+    let pane = button("pane", words::ACTIVITY, move |_| ui.activity.update(|shown| *shown = !*shown))
+        .attr_of("aria-pressed", move || Some(ui.activity.get().to_string()));
+    let register = button("primary", words::REGISTER, move |_| ui.form.set(true)).attr("data-testid", "register");
+    let theme = button("theme", "", move |_| ui.switch_theme())
+        .attr("aria-label", words::THEME)
+        .attr("title", words::THEME)
+        .markup(HALF);
+    el("header").class("top").children([brand, search, status_words(ui), pane, register, theme])
 }
 
-fn status_words(ui: Ui) -> AnyView {
+fn status_words(ui: Ui) -> El {
     let status = ui.store.status;
     let sentence = move || {
         let status = status.get();
@@ -85,11 +76,11 @@ fn status_words(ui: Ui) -> AnyView {
             _ => words::RECONNECTING.to_owned(),
         }
     };
-    view! {
-        <p class="status" role="status" data-testid="status" data-state=word(move || state(&status.get()))>
-            <span class="dot"></span>
-            <span>{text(sentence)}</span>
-        </p>
-    }
-    .into_any()
+    el("p")
+        .class("status")
+        .attr("role", "status")
+        .attr("data-testid", "status")
+        .attr_of("data-state", move || Some(state(&status.get()).to_owned()))
+        .child(el("span").class("dot"))
+        .child(el("span").text_of(sentence))
 }

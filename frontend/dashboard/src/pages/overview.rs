@@ -6,8 +6,8 @@ use rollcall_shared::{Decoded, Record};
 use crate::{
     app::Ui,
     components::{
+        element::{El, el, link, said},
         empty::empty,
-        erased::{part, text},
         instances::instance_table,
         row::short_id,
         services::marks,
@@ -21,23 +21,22 @@ use crate::{
 const LINES_MAX: usize = 8;
 
 /// What stands in the middle where no service is chosen.
-pub fn overview() -> AnyView {
-    let ui = Ui::get();
+pub fn overview(ui: Ui) -> Vec<El> {
     let searching = Memo::new(move |_| ui.search.with(|search| !search.is_empty()));
     let is_empty = ui.store.overall(|live| live.catalog().is_empty());
-    part(move || {
-        if searching.get() {
-            instance_table(None)
+    let what = move || {
+        vec![if searching.get() {
+            instance_table(ui, None)
         } else if is_empty.get() {
-            empty()
+            empty(ui)
         } else {
             glance(ui)
-        }
-    })
-    .into_any()
+        }]
+    };
+    vec![el("div").class("fill").part(what)]
 }
 
-fn glance(ui: Ui) -> AnyView {
+fn glance(ui: Ui) -> El {
     let totals = ui.store.overall(Live::totals);
     let headline = move || {
         let services = ui.store.read(|live| live.catalog().services().count());
@@ -47,61 +46,39 @@ fn glance(ui: Ui) -> AnyView {
         ui.store.follow_anything();
         let wrong = ui.store.read(|live| live.wrong(LINES_MAX));
         if wrong.is_empty() {
-            return view! { <p class="quiet">{words::ALL_WELL}</p> }.into_any();
+            return vec![said("p", "quiet", words::ALL_WELL)];
         }
-        let lines = wrong.iter().map(|record| wrong_line(record)).collect::<Vec<_>>();
-        view! { <ul class="lines">{lines}</ul> }.into_any()
+        vec![el("ul").class("lines").children(wrong.iter().map(|record| wrong_line(record)))]
     };
     let biggest = move || {
         ui.store.follow_anything();
         let biggest = ui.store.read(|live| live.biggest(LINES_MAX));
-        let most = biggest.first().map_or(1, |(_, size)| *size).max(1);
-        let lines = biggest.into_iter().map(|(name, size)| {
-            view! {
-                <li>
-                    <a href=Address::service(&name).href()>
-                        <span class="what">{name.clone()}</span>
-                        <progress max=most.to_string() value=size.to_string() aria-hidden="true"></progress>
-                        <span class="count">{words::number(size)}</span>
-                    </a>
-                </li>
-            }
-            .into_any()
+        let most = biggest.first().map_or(1, |(_, size)| *size).max(1).to_string();
+        let lines = biggest.iter().map(|(name, size)| {
+            let bar = el("progress").attr("max", &most).attr("value", &size.to_string()).attr("aria-hidden", "true");
+            let line = link("", &Address::service(name).href(), "").child(said("span", "what", name)).child(bar);
+            el("li").child(line.child(said("span", "count", &words::number(*size))))
         });
-        lines.collect::<Vec<_>>().into_any()
+        lines.collect()
     };
-    view! {
-        <div class="page">
-            <h1>{text(headline)}</h1>
-            <p class="marks">{part(move || marks(&totals.get(), 4))}</p>
-            <section>
-                <h2>{words::LOOKS_WRONG}</h2>
-                {part(wrong)}
-            </section>
-            <section>
-                <h2>{words::BIGGEST}</h2>
-                <ul class="lines sizes">{part(biggest)}</ul>
-            </section>
-        </div>
-    }
-    .into_any()
+    el("div")
+        .class("page")
+        .child(el("h1").text_of(headline))
+        .child(el("p").class("marks").part(move || marks(&totals.get(), 4)))
+        .child(el("section").child(said("h2", "", words::LOOKS_WRONG)).part(wrong))
+        .child(el("section").child(said("h2", "", words::BIGGEST)).child(el("ul").class("lines sizes").part(biggest)))
 }
 
-fn wrong_line(record: &Record) -> AnyView {
+fn wrong_line(record: &Record) -> El {
     let (kind, what) = match (&record.decoded, &record.warning) {
-        (Decoded::Malformed { why, .. }, _) => ("malformed", why.clone()),
-        (_, Some(warning)) => ("odd", warning.clone()),
-        _ => ("late", words::LATE_WHY.to_owned()),
+        (Decoded::Malformed { why, .. }, _) => ("malformed", why.as_str()),
+        (_, Some(warning)) => ("odd", warning.as_str()),
+        _ => ("late", words::LATE_WHY),
     };
     let address = Address { key: Some(record.key.clone()), ..Address::service(&record.service) };
-    view! {
-        <li>
-            <a href=address.href()>
-                <span class="dot" data-mark=kind></span>
-                <span class="mono">{[&record.service, " / ", short_id(record)].concat()}</span>
-                <span class="what">{what}</span>
-            </a>
-        </li>
-    }
-    .into_any()
+    let line = link("", &address.href(), "")
+        .child(el("span").class("dot").attr("data-mark", kind))
+        .child(said("span", "mono", &[&record.service, " / ", short_id(record)].concat()))
+        .child(said("span", "what", what));
+    el("li").child(line)
 }

@@ -5,7 +5,7 @@ use leptos::prelude::*;
 use crate::{
     app::Ui,
     components::{
-        erased::{part, text},
+        element::{El, el, link, said},
         instances::instance_table,
         services::marks,
     },
@@ -14,20 +14,14 @@ use crate::{
 };
 
 /// The page of the service with this name.
-pub fn service_page(name: String) -> AnyView {
-    let ui = Ui::get();
+pub fn service_page(ui: Ui, name: String) -> Vec<El> {
     let summary = ui.store.summary(&name);
     let count = move || summary.with(|summary| words::instances(summary.instances));
-    view! {
-        <header class="head">
-            <a class="back" href=Address::default().href() aria-label=words::OVERVIEW>
-                "←"
-            </a>
-            <h1>{name.clone()}</h1>
-            <span class="quiet">{text(count)}</span>
-            <span class="marks">{part(move || marks(&summary.get(), 4))}</span>
-        </header>
-        {instance_table(Some(name))}
-    }
-    .into_any()
+    let head = el("header")
+        .class("head")
+        .child(link("back", &Address::default().href(), "←").attr("aria-label", words::OVERVIEW))
+        .child(said("h1", "", &name))
+        .child(el("span").class("quiet").text_of(count))
+        .child(el("span").class("marks").part(move || marks(&summary.get(), 4)));
+    vec![head, instance_table(ui, Some(name))]
 }

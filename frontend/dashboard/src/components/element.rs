@@ -1,0 +1,324 @@
+//! Elements, put together by calls instead of by type.
+//!
+//! `view!` makes a type of every piece of markup, and the framework compiles each of them anew: drawn that way this
+//! page weighed 245 KB of compressed WebAssembly, of which Leptos itself is 26. What is reactive is Leptos' own (owners,
+//! signals, memos, render effects), and an [`El`] is a view that Leptos mounts; only the markup is data here. Owns:
+//! nodes, listeners and effects of what it draws, for as long as it stands. Must not know: what is drawn.
+
+use std::{cell::RefCell, rc::Rc};
+
+use leptos::{
+    prelude::*,
+    reactive::{effect::RenderEffect, graph::untrack},
+    tachys::{
+        renderer::types,
+        view::{Mountable, Render},
+    },
+};
+use wasm_bindgen::{JsCast, JsValue, closure::Closure};
+use web_sys::{Element, Event, Node};
+
+/// An element with all that belongs to it. Dropped, it hears and changes nothing any more; taking its node out is its
+/// owner's to do.
+pub struct El {
+    node: Element,
+    kept: Vec<Kept>,
+}
+
+/// What lives as long as its element.
+enum Kept {
+    #[expect(dead_code, reason = "it is held, not read")]
+    Effect(RenderEffect<()>),
+    #[expect(dead_code, reason = "it is held, not read")]
+    Child(El),
+    Listener(#[expect(dead_code, reason = "it is held, not read")] Listener),
+}
+
+struct Listener {
+    node: Element,
+    kind: &'static str,
+    closure: Closure<dyn FnMut(Event)>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ = self.node.remove_event_listener_with_callback(self.kind, self.closure.as_ref().unchecked_ref());
+    }
+}
+
+/// An element of this kind.
+pub fn el(tag: &str) -> El {
+    let node = document().create_element(tag).expect("every tag that is written here is a name");
+    El { node, kept: Vec::new() }
+}
+
+/// An element with a class and a text.
+pub fn said(tag: &str, class: &str, text: &str) -> El {
+    el(tag).class(class).text(text)
+}
+
+/// A button of the kind that does nothing by itself.
+pub fn button(class: &str, label: &str, press: impl FnMut(Event) + 'static) -> El {
+    said("button", class, label).attr("type", "button").on("click", press)
+}
+
+/// A link to a place of the page.
+pub fn link(class: &str, href: &str, text: &str) -> El {
+    said("a", class, text).attr("href", href)
+}
+
+impl El {
+    /// Its node.
+    pub fn node(&self) -> &Element {
+        &self.node
+    }
+
+    /// With an attribute.
+    pub fn attr(self, name: &str, value: &str) -> Self {
+        set(&self.node, name, Some(value));
+        self
+    }
+
+    /// With an attribute, where there is a value.
+    pub fn attr_if(self, name: &str, value: Option<&str>) -> Self {
+        set(&self.node, name, value);
+        self
+    }
+
+    /// With a class.
+    pub fn class(self, class: &str) -> Self {
+        if !class.is_empty() {
+            self.node.set_class_name(class);
+        }
+        self
+    }
+
+    /// With a property of its style: by way of the object model, which the page's policy allows.
+    pub fn style(self, name: &str, value: &str) -> Self {
+        set_style(&self.node, name, value);
+        self
+    }
+
+    /// With a text.
+    pub fn text(self, text: &str) -> Self {
+        if !text.is_empty() {
+            append(&self.node, &document().create_text_node(text));
+        }
+        self
+    }
+
+    /// With markup that is a constant of the program.
+    pub fn markup(self, markup: &'static str) -> Self {
+        self.node.set_inner_html(markup);
+        self
+    }
+
+    /// With another element in it.
+    pub fn child(mut self, child: El) -> Self {
+        append(&self.node, &child.node);
+        self.kept.push(Kept::Child(child));
+        self
+    }
+
+    /// With other elements in it.
+    pub fn children(self, children: impl IntoIterator<Item = El>) -> Self {
+        children.into_iter().fold(self, El::child)
+    }
+
+    /// With something that happens on an event.
+    pub fn on(self, kind: &'static str, act: impl FnMut(Event) + 'static) -> Self {
+        self.listen(kind, Box::new(act))
+    }
+
+    fn listen(mut self, kind: &'static str, act: Box<dyn FnMut(Event)>) -> Self {
+        let closure = Closure::wrap(act);
+        let _ = self.node.add_event_listener_with_callback(kind, closure.as_ref().unchecked_ref());
+        self.kept.push(Kept::Listener(Listener { node: self.node.clone(), kind, closure }));
+        self
+    }
+
+    fn follow(mut self, act: Box<dyn FnMut()>) -> Self {
+        let mut act = act;
+        self.kept.push(Kept::Effect(RenderEffect::new(Box::new(move |_| act()) as Box<dyn FnMut(Option<()>)>)));
+        self
+    }
+
+    /// With an attribute that follows what it is made of.
+    pub fn attr_of(self, name: &'static str, value: impl Fn() -> Option<String> + 'static) -> Self {
+        self.bind(Box::new(value), Box::new(move |node, value| set(node, name, value)))
+    }
+
+    /// With an attribute that is there or not.
+    pub fn flag(self, name: &'static str, is_set: impl Fn() -> bool + 'static) -> Self {
+        self.attr_of(name, move || is_set().then(String::new))
+    }
+
+    /// With a property of its style that follows what it is made of.
+    pub fn style_of(self, name: &'static str, value: impl Fn() -> String + 'static) -> Self {
+        let value = move || Some(value());
+        self.bind(Box::new(value), Box::new(move |node, value| set_style(node, name, value.unwrap_or_default())))
+    }
+
+    /// With a value, as a person types it, that follows what it is made of.
+    pub fn value_of(self, value: impl Fn() -> String + 'static) -> Self {
+        let set_value = |node: &Element, value: Option<&str>| {
+            let value = JsValue::from_str(value.unwrap_or_default());
+            // What the person types is there already; setting it again would move the caret.
+            if js_sys::Reflect::get(node, &"value".into()).as_ref() != Ok(&value) {
+                let _ = js_sys::Reflect::set(node, &"value".into(), &value);
+            }
+        };
+        self.bind(Box::new(move || Some(value())), Box::new(set_value))
+    }
+
+    /// With a text that follows what it is made of.
+    pub fn text_of(self, text: impl Fn() -> String + 'static) -> Self {
+        let shown = document().create_text_node("");
+        append(&self.node, &shown);
+        self.bind(Box::new(move || Some(text())), Box::new(move |_, text| shown.set_data(text.unwrap_or_default())))
+    }
+
+    /// Draws a value, anew where it is another one.
+    fn bind(self, make: Box<dyn Fn() -> Option<String>>, draw: Box<dyn Fn(&Element, Option<&str>)>) -> Self {
+        let node = self.node.clone();
+        let mut drawn = None;
+        self.follow(Box::new(move || {
+            let value = make();
+            if drawn.as_ref() != Some(&value) {
+                draw(&node, value.as_deref());
+                drawn = Some(value);
+            }
+        }))
+    }
+
+    /// With a part in it that is drawn anew whenever what it is made of changes.
+    pub fn part(self, make: impl Fn() -> Vec<El> + 'static) -> Self {
+        self.redrawn(Box::new(make))
+    }
+
+    fn redrawn(self, make: Box<dyn Fn() -> Vec<El>>) -> Self {
+        let end = self.end();
+        let mut shown: Vec<El> = Vec::new();
+        self.follow(Box::new(move || {
+            let next = make();
+            for old in std::mem::replace(&mut shown, next) {
+                old.node.remove();
+            }
+            for new in &shown {
+                insert(&new.node, &end);
+            }
+        }))
+    }
+
+    /// With a list in it of which only what comes, goes or moves is touched: `each` names its entries, `draw` draws one.
+    pub fn keyed(self, each: impl Fn() -> Vec<String> + 'static, draw: impl Fn(&str) -> Option<El> + 'static) -> Self {
+        self.list(Box::new(each), Box::new(draw))
+    }
+
+    fn list(self, each: Box<dyn Fn() -> Vec<String>>, draw: Box<dyn Fn(&str) -> Option<El>>) -> Self {
+        let end = self.end();
+        // Entries outlive the effect's runs, so they belong to whoever draws the list.
+        let parent = Owner::current().unwrap_or_default();
+        let mut shown: Vec<(String, El, Owner)> = Vec::new();
+        self.follow(Box::new(move || {
+            let mut before = std::mem::take(&mut shown);
+            for key in each() {
+                // Lists mostly stay as they are: what is wanted next is mostly the first that is left.
+                match before.iter().position(|(known, ..)| *known == key) {
+                    Some(at) => shown.push(before.remove(at)),
+                    None => {
+                        let owner = parent.with(Owner::new);
+                        if let Some(new) = owner.with(|| untrack(|| draw(&key))) {
+                            shown.push((key, new, owner));
+                        }
+                    }
+                }
+            }
+            for (_, old, owner) in before {
+                old.node.remove();
+                drop(old);
+                owner.cleanup();
+            }
+            let mut next = end.clone();
+            for (_, entry, _) in shown.iter().rev() {
+                if entry.node.next_sibling().as_ref() != Some(&next) {
+                    insert(&entry.node, &next);
+                }
+                next = entry.node.clone().into();
+            }
+        }))
+    }
+
+    /// A mark behind which nothing of a part stands.
+    fn end(&self) -> Node {
+        let end = document().create_text_node("");
+        append(&self.node, &end);
+        end.into()
+    }
+}
+
+fn set(node: &Element, name: &str, value: Option<&str>) {
+    // It fails for names that are none.
+    let _ = match value {
+        Some(value) => node.set_attribute(name, value),
+        None => node.remove_attribute(name),
+    };
+}
+
+fn set_style(node: &Element, name: &str, value: &str) {
+    if let Some(node) = node.dyn_ref::<web_sys::HtmlElement>() {
+        let _ = node.style().set_property(name, value);
+    }
+}
+
+fn append(parent: &Element, child: &Node) {
+    // It fails for a node that holds the other.
+    let _ = parent.append_child(child);
+}
+
+fn insert(node: &Element, before: &Node) {
+    if let Some(parent) = before.parent_node() {
+        let _ = parent.insert_before(node, Some(before));
+    }
+}
+
+/// A mounted element.
+pub struct Mounted(Rc<RefCell<El>>);
+
+impl Render for El {
+    type State = Mounted;
+
+    fn build(self) -> Mounted {
+        Mounted(Rc::new(RefCell::new(self)))
+    }
+
+    fn rebuild(self, state: &mut Mounted) {
+        let old = state.0.replace(self);
+        let _ = old.node.replace_with_with_node_1(&state.0.borrow().node);
+    }
+}
+
+impl Mountable for Mounted {
+    fn unmount(&mut self) {
+        self.0.borrow().node.remove();
+    }
+
+    fn mount(&mut self, parent: &types::Element, marker: Option<&types::Node>) {
+        let _ = parent.insert_before(&self.0.borrow().node, marker);
+    }
+
+    fn insert_before_this(&self, child: &mut dyn Mountable) -> bool {
+        let node = self.0.borrow().node.clone();
+        match node.parent_element() {
+            Some(parent) => {
+                child.mount(&parent, Some(&node));
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn elements(&self) -> Vec<types::Element> {
+        vec![self.0.borrow().node.clone()]
+    }
+}
