@@ -126,7 +126,7 @@ impl Ui {
     /// Goes to an address; the browser's back button comes back.
     pub fn go(self, address: Address) {
         if self.address.with_untracked(|here| *here != address) {
-            self.write(&address, false);
+            Self::write(&address, false);
             self.activity.set(false);
             self.address.set(address);
         }
@@ -136,11 +136,11 @@ impl Ui {
     pub fn search_for(self, text: String) {
         let mut address = self.address.get_untracked();
         address.search = text;
-        self.write(&address, true);
+        Self::write(&address, true);
         self.address.set(address);
     }
 
-    fn write(self, address: &Address, replace: bool) {
+    fn write(address: &Address, replace: bool) {
         let Ok(history) = window().history() else { return };
         let href = Some(address.href());
         // It fails for an address of another origin, which ours never is.
@@ -192,7 +192,7 @@ impl Ui {
     }
 
     /// Light or dark, from now on as chosen.
-    pub fn switch_theme(self) {
+    pub fn switch_theme() {
         let Some(root) = document().document_element() else { return };
         let chosen = root.get_attribute("data-theme");
         let dark = chosen.map_or_else(browser::prefers_dark, |theme| theme == "dark");
@@ -235,7 +235,7 @@ impl Ui {
             "Escape" => self.close_sheet(),
             _ if typing => return,
             "/" => browser::focus("input[type=search]"),
-            "t" => self.switch_theme(),
+            "t" => Self::switch_theme(),
             "r" => self.form.set(true),
             "z" => {
                 let newest =

@@ -699,7 +699,7 @@ mod tests {
         assert_eq!(keys(&live).len(), 2);
         live.take_dirty();
         live.tick(21_000.0);
-        assert_eq!(keys(&live), [two.key.clone()]);
+        assert_eq!(keys(&live), std::slice::from_ref(&two.key));
         assert!(live.take_dirty().services.contains("a"));
     }
 

@@ -261,9 +261,9 @@ impl Store {
         Memo::new(move |_| {
             search.with(|search| {
                 if search.is_empty() {
-                    self.names.track()
+                    self.names.track();
                 } else {
-                    self.anything.track()
+                    self.anything.track();
                 }
                 Arc::new(self.read(|live| live.service_names(search)))
             })

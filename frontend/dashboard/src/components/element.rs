@@ -34,6 +34,12 @@ enum Kept {
     Listener(#[expect(dead_code, reason = "it is held, not read")] Listener),
 }
 
+/// Shows a value on an element.
+type Draw = Box<dyn Fn(&Element, Option<&str>)>;
+
+/// Draws the entry of a list that has this name.
+type DrawEntry = Box<dyn Fn(&str) -> Option<El>>;
+
 struct Listener {
     node: Element,
     kind: &'static str,
@@ -47,12 +53,14 @@ impl Drop for Listener {
 }
 
 /// An element of this kind.
+#[inline(never)]
 pub fn el(tag: &str) -> El {
     let node = document().create_element(tag).expect("every tag that is written here is a name");
     El { node, kept: Vec::new() }
 }
 
 /// An element with a class and a text.
+#[inline(never)]
 pub fn said(tag: &str, class: &str, text: &str) -> El {
     el(tag).class(class).text(text)
 }
@@ -63,6 +71,7 @@ pub fn button(class: &str, label: &str, press: impl FnMut(Event) + 'static) -> E
 }
 
 /// A link to a place of the page.
+#[inline(never)]
 pub fn link(class: &str, href: &str, text: &str) -> El {
     said("a", class, text).attr("href", href)
 }
@@ -74,18 +83,21 @@ impl El {
     }
 
     /// With an attribute.
+    #[inline(never)]
     pub fn attr(self, name: &str, value: &str) -> Self {
         set(&self.node, name, Some(value));
         self
     }
 
     /// With an attribute, where there is a value.
+    #[inline(never)]
     pub fn attr_if(self, name: &str, value: Option<&str>) -> Self {
         set(&self.node, name, value);
         self
     }
 
     /// With a class.
+    #[inline(never)]
     pub fn class(self, class: &str) -> Self {
         if !class.is_empty() {
             self.node.set_class_name(class);
@@ -94,12 +106,14 @@ impl El {
     }
 
     /// With a property of its style: by way of the object model, which the page's policy allows.
+    #[inline(never)]
     pub fn style(self, name: &str, value: &str) -> Self {
         set_style(&self.node, name, value);
         self
     }
 
     /// With a text.
+    #[inline(never)]
     pub fn text(self, text: &str) -> Self {
         if !text.is_empty() {
             append(&self.node, &document().create_text_node(text));
@@ -114,6 +128,7 @@ impl El {
     }
 
     /// With another element in it.
+    #[inline(never)]
     pub fn child(mut self, child: El) -> Self {
         append(&self.node, &child.node);
         self.kept.push(Kept::Child(child));
@@ -130,6 +145,7 @@ impl El {
         self.listen(kind, Box::new(act))
     }
 
+    #[inline(never)]
     fn listen(mut self, kind: &'static str, act: Box<dyn FnMut(Event)>) -> Self {
         let closure = Closure::wrap(act);
         let _ = self.node.add_event_listener_with_callback(kind, closure.as_ref().unchecked_ref());
@@ -137,6 +153,7 @@ impl El {
         self
     }
 
+    #[inline(never)]
     fn follow(mut self, act: Box<dyn FnMut()>) -> Self {
         let mut act = act;
         self.kept.push(Kept::Effect(RenderEffect::new(Box::new(move |_| act()) as Box<dyn FnMut(Option<()>)>)));
@@ -179,7 +196,8 @@ impl El {
     }
 
     /// Draws a value, anew where it is another one.
-    fn bind(self, make: Box<dyn Fn() -> Option<String>>, draw: Box<dyn Fn(&Element, Option<&str>)>) -> Self {
+    #[inline(never)]
+    fn bind(self, make: Box<dyn Fn() -> Option<String>>, draw: Draw) -> Self {
         let node = self.node.clone();
         let mut drawn = None;
         self.follow(Box::new(move || {
@@ -196,6 +214,7 @@ impl El {
         self.redrawn(Box::new(make))
     }
 
+    #[inline(never)]
     fn redrawn(self, make: Box<dyn Fn() -> Vec<El>>) -> Self {
         let end = self.end();
         let mut shown: Vec<El> = Vec::new();
@@ -215,7 +234,8 @@ impl El {
         self.list(Box::new(each), Box::new(draw))
     }
 
-    fn list(self, each: Box<dyn Fn() -> Vec<String>>, draw: Box<dyn Fn(&str) -> Option<El>>) -> Self {
+    #[inline(never)]
+    fn list(self, each: Box<dyn Fn() -> Vec<String>>, draw: DrawEntry) -> Self {
         let end = self.end();
         // Entries outlive the effect's runs, so they belong to whoever draws the list.
         let parent = Owner::current().unwrap_or_default();
@@ -224,14 +244,13 @@ impl El {
             let mut before = std::mem::take(&mut shown);
             for key in each() {
                 // Lists mostly stay as they are: what is wanted next is mostly the first that is left.
-                match before.iter().position(|(known, ..)| *known == key) {
-                    Some(at) => shown.push(before.remove(at)),
-                    None => {
-                        let owner = parent.with(Owner::new);
-                        if let Some(new) = owner.with(|| untrack(|| draw(&key))) {
-                            shown.push((key, new, owner));
-                        }
-                    }
+                if let Some(at) = before.iter().position(|(known, ..)| *known == key) {
+                    shown.push(before.remove(at));
+                    continue;
+                }
+                let owner = parent.with(Owner::new);
+                if let Some(new) = owner.with(|| untrack(|| draw(&key))) {
+                    shown.push((key, new, owner));
                 }
             }
             for (_, old, owner) in before {

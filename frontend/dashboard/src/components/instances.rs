@@ -9,7 +9,7 @@ use super::{
     element::{El, button, el, said},
     empty::empty,
     row::{instance_row, short_id},
-    scroll::Scroll,
+    scroll::{Scroll, pad},
 };
 use crate::{app::Ui, words};
 
@@ -70,17 +70,17 @@ pub fn instance_table(ui: Ui, service: Option<String>) -> El {
     headers.push(still(words::METADATA, "c-meta"));
     headers.push(still(words::LEASE, "c-lease"));
     headers.push(still("", "c-act").child(said("span", "hidden", words::ACTIONS)));
-    let pad = |before: bool| {
-        let cell = scroll.pad(el("td").attr("colspan", "7"), window, count, row_px, before);
+    let filler = |before: bool| {
+        let cell = pad(el("td").attr("colspan", "7"), window, count, row_px, before);
         el("tbody").child(el("tr").class("pad").attr("aria-hidden", "true").child(cell))
     };
     let table = el("table")
         .attr_of("aria-rowcount", move || Some(count.get().to_string()))
         .flag("data-none", move || is_empty.get())
         .child(el("thead").child(el("tr").children(headers)))
-        .child(pad(true))
+        .child(filler(true))
         .child(el("tbody").keyed(shown, row))
-        .child(pad(false));
+        .child(filler(false));
     scroll
         .box_of("scroll table")
         .attr_if("data-all", of_all.then_some(""))

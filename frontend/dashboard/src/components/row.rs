@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use leptos::prelude::*;
+use leptos::{prelude::*, reactive::graph::untrack};
 use rollcall_shared::{Decoded, Record};
 use wasm_bindgen::JsCast;
 
@@ -74,11 +74,13 @@ pub fn instance_row(ui: Ui, record: Arc<Record>, of_all: bool) -> El {
     let state_cell = el("td").class("c-state").child(el("span").class("dot")).text_of(move || state_word().to_owned());
     let id = el("a").attr_of("href", href).attr("title", &key).text_of(move || short_id(&record()).to_owned());
     let service = of_all.then(|| {
-        let name = record().service.clone();
+        let name = untrack(record).service.clone();
         el("td").class("c-service").child(link("", &Address::service(&name).href(), &name))
     });
     let act = move || {
-        let ask = move |_| ui.dialog.set(Some(record()));
+        let ask = move |_| {
+            ui.dialog.set(drawn.with_untracked(|row| row.as_ref().map(|row| Arc::clone(&row.record))));
+        };
         if is_gone.get() { Vec::new() } else { vec![button("act", words::DEREGISTER, ask)] }
     };
     let lease = move || if is_gone.get() { Vec::new() } else { lease_left(ui, row) };

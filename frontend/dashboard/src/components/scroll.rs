@@ -49,13 +49,13 @@ impl Scroll {
     pub fn window(self, count: Memo<usize>, row_px: Memo<usize>) -> Memo<Window> {
         Memo::new(move |_| Window::of(count.get(), row_px.get(), self.top_px.get(), self.height_px.get()))
     }
+}
 
-    /// The room of the rows before the window, or after it.
-    pub fn pad(self, pad: El, window: Memo<Window>, count: Memo<usize>, row_px: Memo<usize>, before: bool) -> El {
-        pad.style_of("height", move || {
-            let window = window.get();
-            let rows = if before { window.start } else { count.get().saturating_sub(window.end) };
-            [&*(rows * row_px.get()).to_string(), "px"].concat()
-        })
-    }
+/// With the height of the rows before the window, or after it.
+pub fn pad(pad: El, window: Memo<Window>, count: Memo<usize>, row_px: Memo<usize>, before: bool) -> El {
+    pad.style_of("height", move || {
+        let window = window.get();
+        let rows = if before { window.start } else { count.get().saturating_sub(window.end) };
+        [&*(rows * row_px.get()).to_string(), "px"].concat()
+    })
 }

@@ -4,7 +4,7 @@ use leptos::prelude::*;
 
 use super::{
     element::{El, el, said},
-    scroll::Scroll,
+    scroll::{Scroll, pad},
 };
 use crate::{app::Ui, live::Summary, route::Address, words};
 
@@ -21,8 +21,8 @@ pub fn service_list(ui: Ui) -> El {
     };
     let heading =
         said("h2", "", words::SERVICES).child(el("span").class("count").text_of(move || words::number(count.get())));
-    let list = scroll.box_of("scroll").child(scroll.pad(el("div"), window, count, row_px, true));
-    let list = list.child(el("div").keyed(shown, move |name| Some(service(ui, name)))).child(scroll.pad(
+    let list = scroll.box_of("scroll").child(pad(el("div"), window, count, row_px, true));
+    let list = list.child(el("div").keyed(shown, move |name| Some(service(ui, name)))).child(pad(
         el("div"),
         window,
         count,

@@ -50,7 +50,7 @@ pub fn top_bar(ui: Ui) -> El {
     let pane = button("pane", words::ACTIVITY, move |_| ui.activity.update(|shown| *shown = !*shown))
         .attr_of("aria-pressed", move || Some(ui.activity.get().to_string()));
     let register = button("primary", words::REGISTER, move |_| ui.form.set(true)).attr("data-testid", "register");
-    let theme = button("theme", "", move |_| ui.switch_theme())
+    let theme = button("theme", "", move |_| Ui::switch_theme())
         .attr("aria-label", words::THEME)
         .attr("title", words::THEME)
         .markup(HALF);
