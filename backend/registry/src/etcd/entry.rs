@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use etcd_client::proto::PbKeyValue;
 use rollcall_shared::{Digest, Revision, SourcePosition};
 use xxhash_rust::xxh3::Xxh3Default;
 
@@ -19,6 +20,18 @@ pub struct Entry {
     pub create_revision: Revision,
     /// The revision of its last change.
     pub mod_revision: Revision,
+}
+
+impl From<PbKeyValue> for Entry {
+    fn from(kv: PbKeyValue) -> Self {
+        Self {
+            key: kv.key.into(),
+            value: kv.value.into(),
+            lease: kv.lease,
+            create_revision: kv.create_revision,
+            mod_revision: kv.mod_revision,
+        }
+    }
 }
 
 impl Entry {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use etcd_client::{EventType, GetOptions, WatchOptions, proto::PbKeyValue};
+use etcd_client::{EventType, GetOptions, WatchOptions};
 use rollcall_shared::{KeyPrefix, Revision};
 
 use super::{
@@ -179,7 +179,7 @@ impl Source for EtcdSource {
             next.push(0);
             Bytes::from(next)
         });
-        let entries = response.kvs.into_iter().filter(|kv| self.owns(&kv.key)).map(entry).collect();
+        let entries = response.kvs.into_iter().filter(|kv| self.owns(&kv.key)).map(Entry::from).collect();
         Ok(Page { cluster: header.cluster_id, store_revision: header.revision, entries, next })
     }
 
@@ -242,7 +242,7 @@ impl Watch for EtcdWatch {
                 Some(if event.r#type == EventType::Delete as i32 {
                     EntryChange::Delete { key: kv.key.into(), revision: kv.mod_revision }
                 } else {
-                    EntryChange::Put(entry(kv))
+                    EntryChange::Put(kv.into())
                 })
             })
             .collect();
@@ -259,16 +259,6 @@ impl Watch for EtcdWatch {
 
     fn progress_is_proof(&self) -> bool {
         self.progress_is_proof
-    }
-}
-
-fn entry(kv: PbKeyValue) -> Entry {
-    Entry {
-        key: kv.key.into(),
-        value: kv.value.into(),
-        lease: kv.lease,
-        create_revision: kv.create_revision,
-        mod_revision: kv.mod_revision,
     }
 }
 

@@ -8,7 +8,7 @@ use axum::{
     http::StatusCode,
 };
 use bytes::Bytes;
-use etcd_client::{Compare, CompareOp, DeleteOptions, PutOptions, Txn, TxnOp, TxnOpResponse, proto::PbKeyValue};
+use etcd_client::{Compare, CompareOp, DeleteOptions, PutOptions, Txn, TxnOp, TxnOpResponse};
 use rollcall_registry::etcd::{connect::REQUEST_TIMEOUT, entry::Entry, lease, ttl::LeaseSample};
 use rollcall_shared::{
     Catalog, LeaseId, Record, Revision,
@@ -215,7 +215,7 @@ impl App {
             TxnOpResponse::Get(answer) => answer.0.kvs.into_iter().next(),
             TxnOpResponse::Put(_) | TxnOpResponse::Txn(_) => None,
         });
-        Ok(Ok(Outcome { succeeded: response.succeeded(), revision, found: found.map(entry) }))
+        Ok(Ok(Outcome { succeeded: response.succeeded(), revision, found: found.map(Entry::from) }))
     }
 
     /// Puts a key that must not stand yet.
@@ -276,15 +276,5 @@ impl App {
         let mut tail = mirror.tail();
         let seeing = async { while !mirror.view(&look).found && tail.changed().await.is_ok() {} };
         let _ = tokio::time::timeout(SEEN_TIMEOUT, seeing).await;
-    }
-}
-
-fn entry(kv: PbKeyValue) -> Entry {
-    Entry {
-        key: kv.key.into(),
-        value: kv.value.into(),
-        lease: kv.lease,
-        create_revision: kv.create_revision,
-        mod_revision: kv.mod_revision,
     }
 }
