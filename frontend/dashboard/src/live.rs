@@ -30,6 +30,9 @@ pub const BURST_ROWS: usize = 30;
 /// How long a second is, for a burst.
 const BURST_MS: f64 = 1_000.0;
 
+/// After so long without one, the next burst is another one.
+const BURST_PAUSE_MS: f64 = 5_000.0;
+
 /// How many happenings are kept.
 pub const FEED_MAX: usize = 200;
 
@@ -291,8 +294,14 @@ impl Live {
         while self.feed.front().is_some_and(|happening| happening.at_ms >= began_ms) {
             burst.extend(self.feed.pop_front());
         }
-        let many = What::Burst { appeared: 0, vanished: 0, changed: 0, causes: BTreeMap::new(), service: None };
-        self.push(many, now_ms);
+        // One that goes on is the same one.
+        match self.feed.front_mut() {
+            Some(Happening { at_ms, what: What::Burst { .. }, .. }) if now_ms - *at_ms < BURST_PAUSE_MS => {}
+            _ => {
+                let causes = BTreeMap::new();
+                self.push(What::Burst { appeared: 0, vanished: 0, changed: 0, causes, service: None }, now_ms);
+            }
+        }
         for happening in burst.into_iter().rev() {
             self.tell(happening.what, now_ms);
         }
@@ -311,9 +320,10 @@ impl Live {
     fn tell(&mut self, what: What, now_ms: f64) {
         if self.in_burst()
             && let Some(subject) = what.record()
-            && let Some(Happening { what: What::Burst { appeared, vanished, changed, causes, service }, .. }) =
+            && let Some(Happening { at_ms, what: What::Burst { appeared, vanished, changed, causes, service }, .. }) =
                 self.feed.front_mut()
         {
+            *at_ms = now_ms;
             match service {
                 None if *appeared + *vanished + *changed == 0 => *service = Some(subject.service.clone()),
                 Some(name) if *name != subject.service => *service = None,

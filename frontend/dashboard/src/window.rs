@@ -15,8 +15,9 @@ pub struct Window {
 impl Window {
     /// The rows of `count` that stand in the document when `viewport_px` are seen from `scroll_px` on.
     pub fn of(count: usize, row_px: usize, scroll_px: usize, viewport_px: usize) -> Self {
-        let first = scroll_px / row_px;
         let shown = viewport_px.div_ceil(row_px) + 1;
+        // A list that has become shorter is scrolled to its end before the browser says so.
+        let first = (scroll_px / row_px).min(count.saturating_sub(shown));
         let end = first.saturating_add(shown + OVERSCAN_ROWS).min(count);
         Self { start: first.saturating_sub(OVERSCAN_ROWS).min(end), end }
     }
@@ -32,8 +33,8 @@ mod tests {
         assert_eq!(Window::of(3, 32, 0, 800), Window { start: 0, end: 3 });
         assert_eq!(Window::of(10_000, 32, 0, 800), Window { start: 0, end: 42 });
         assert_eq!(Window::of(10_000, 32, 160_000, 800), Window { start: 4_984, end: 5_042 });
-        assert_eq!(Window::of(10_000, 32, 319_200, 800), Window { start: 9_959, end: 10_000 });
-        assert_eq!(Window::of(5, 32, 99_999, 800), Window { start: 5, end: 5 });
+        assert_eq!(Window::of(10_000, 32, 319_200, 800), Window { start: 9_958, end: 10_000 });
+        assert_eq!(Window::of(5, 32, 99_999, 800), Window { start: 0, end: 5 });
         assert_eq!(Window::of(5, 32, 0, 64), Window { start: 0, end: 5 });
     }
 }

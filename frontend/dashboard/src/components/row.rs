@@ -184,12 +184,12 @@ fn notes(record: &Record) -> Vec<El> {
 
 /// What is left of a lease: a bar that drains by itself, and the seconds.
 fn lease_left(ui: Ui, row: Memo<Option<Row>>) -> Vec<El> {
-    let is_permanent = row.with_untracked(|row| row.as_ref().is_some_and(|row| row.record.lease.is_none()));
-    if is_permanent {
-        return vec![said("span", "quiet", words::PERMANENT).attr("title", words::NO_LEASE)];
-    }
+    let is_permanent = Memo::new(move |_| row.with(|row| row.as_ref().is_some_and(|row| row.record.lease.is_none())));
     let clock = Memo::new(move |_| row.with(|row| row.as_ref().and_then(|row| row.clock)));
     let bar = move || {
+        if is_permanent.get() {
+            return vec![said("span", "quiet", words::PERMANENT).attr("title", words::NO_LEASE)];
+        }
         let Some(clock) = clock.get() else { return Vec::new() };
         let left_ms = clock.deadline_ms - browser::now_ms();
         #[expect(clippy::cast_possible_truncation, reason = "a saturated length is as good as a century")]
