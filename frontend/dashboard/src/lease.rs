@@ -2,17 +2,23 @@
 //!
 //! Pure: time comes in as an argument, in milliseconds of a clock that never jumps.
 //!
-//! The server asks each lease again after half of what it last had left, so a sample that shows no renewal comes at the
-//! half at the latest. A program renews every third of its TTL (some go-micro versions every half), so at its first
-//! sample after a renewal a healthy lease has at least half left, and at half of that a new sample must have shown the
-//! next renewal. Only when that moment has passed, by the stream's own rhythm and what many leases cost, is it overdue:
-//! a false alarm is worse than a late one.
+//! What is heard may be old: the server asks each lease again after half of what it last had left, so what is left now
+//! is no less than how old that answer is. Counting back, nothing was renewed for at least the TTL less twice what is
+//! left, less what messages take. A program renews every third of its TTL (some go-micro versions every half); only
+//! where it certainly passed that by is a renewal overdue: a false alarm is worse than a late one.
 
-/// How far two estimates of one deadline may lie apart: whole seconds are rounded down, twice.
-const DEADLINE_SLACK_MS: f64 = 1_600.0;
+/// How far two estimates of one deadline may lie apart: etcd rounds what is left down to whole seconds, the server what
+/// has passed since, so each is less than a second off on either side; and a message takes a moment.
+const DEADLINE_SLACK_MS: f64 = 2_100.0;
 
 /// What a sample's way to the page may take, in seconds.
 const SAMPLE_TRIP_S: f64 = 0.7;
+
+/// The longest time between two samples of one lease, in seconds.
+const SAMPLE_INTERVAL_MAX_S: f64 = 30.0;
+
+/// How much later than it should a healthy program may renew.
+const RENEWAL_SLACK: f64 = 1.15;
 
 /// How many leases a server samples in a second, at the most.
 const LEASE_SAMPLES_PER_S: f64 = 1_000.0;
@@ -39,8 +45,8 @@ impl Rhythm {
     pub fn hear(&mut self, leases: usize, now_ms: f64) {
         if self.heard_ms > 0.0 {
             let gap_s = (now_ms - self.heard_ms) / 1_000.0;
-            // A gap that was longer than another is forgotten slowly.
-            self.interval_s = gap_s.max(self.interval_s * 0.9).clamp(1.0, 10.0);
+            // A gap that was longer than another is forgotten within a few.
+            self.interval_s = gap_s.max(self.interval_s * 0.7).clamp(1.0, 10.0);
         }
         self.leases = leases;
         self.heard_ms = now_ms;
@@ -57,24 +63,26 @@ impl Rhythm {
 pub struct LeaseClock {
     /// The TTL it was granted, in seconds.
     pub granted_s: i64,
-    /// When it runs out unless it is renewed.
+    /// When it runs out unless it is renewed; held still while what is heard means the same moment.
     pub deadline_ms: f64,
-    /// What was left when this deadline was first heard of, in seconds.
-    first_left_s: f64,
+    /// The same by the last word alone.
+    heard_deadline_ms: f64,
 }
 
 impl LeaseClock {
     /// A lease of which `remaining_s` whole seconds were left at `now_ms`.
     pub fn new(granted_s: i64, remaining_s: i64, now_ms: f64) -> Self {
-        let first_left_s = seconds(remaining_s);
-        Self { granted_s, deadline_ms: now_ms + first_left_s * 1_000.0, first_left_s }
+        let deadline_ms = now_ms + seconds(remaining_s) * 1_000.0;
+        Self { granted_s, deadline_ms, heard_deadline_ms: deadline_ms }
     }
 
     /// Takes in a later sample; says whether it was renewed in between.
     pub fn hear(&mut self, granted_s: i64, remaining_s: i64, now_ms: f64) -> bool {
         let heard = Self::new(granted_s, remaining_s, now_ms);
         let same = granted_s == self.granted_s && (heard.deadline_ms - self.deadline_ms).abs() <= DEADLINE_SLACK_MS;
-        if !same {
+        if same {
+            self.heard_deadline_ms = heard.heard_deadline_ms;
+        } else {
             *self = heard;
         }
         !same
@@ -86,17 +94,18 @@ impl LeaseClock {
         ((self.deadline_ms - now_ms) / 1_000.0).ceil().max(0.0) as i64
     }
 
-    /// Whether a renewal is overdue. `two_rounds` for programs that renew so seldom (every half of the TTL) that one
-    /// sample without a renewal says nothing.
-    pub fn is_late(&self, rhythm: &Rhythm, two_rounds: bool, now_ms: f64) -> bool {
+    /// Whether a renewal is overdue. `every_half` for programs that renew only every half of their TTL.
+    pub fn is_late(&self, rhythm: &Rhythm, every_half: bool, now_ms: f64) -> bool {
         let slack_s = rhythm.slack_s();
-        if now_ms - rhythm.heard_ms > slack_s * 1_000.0 {
+        if now_ms - rhythm.heard_ms > (slack_s + 1.0) * 1_000.0 {
             return false;
         }
-        let left_s = (self.deadline_ms - now_ms) / 1_000.0;
-        left_s < self.first_left_s / (if two_rounds { 4.0 } else { 2.0 }) - slack_s
-            // A lease of hours is sampled every 30 s, and is late only where it is past what any program lets pass.
-            && left_s < seconds(self.granted_s) * 0.45
+        let granted_s = seconds(self.granted_s);
+        let left_s = (self.heard_deadline_ms - now_ms) / 1_000.0;
+        let age_s_max = left_s.clamp(0.0, SAMPLE_INTERVAL_MAX_S) + slack_s;
+        // What is left is said in whole seconds, so a second more may have been.
+        let unrenewed_s = granted_s - (left_s + 1.0) - age_s_max;
+        unrenewed_s > granted_s / (if every_half { 2.0 } else { 3.0 }) * RENEWAL_SLACK
     }
 }
 
@@ -151,9 +160,21 @@ mod tests {
 
     #[test]
     fn a_healthy_program_is_never_called_late() {
-        for (ttl_s, interval_s, two_rounds) in
-            [(15, 5.0, false), (10, 3.4, false), (60, 20.0, false), (2, 0.7, false), (60, 30.0, true), (90, 30.0, true)]
-        {
+        for (ttl_s, interval_s, two_rounds) in [
+            (15, 5.0, false),
+            (10, 3.4, false),
+            (60, 20.0, false),
+            (2, 0.7, false),
+            (60, 30.0, true),
+            (90, 30.0, true),
+            (5, 1.7, false),
+            (6, 2.0, false),
+            (12, 4.0, false),
+            (20, 6.7, false),
+            (30, 10.0, false),
+            (8, 2.7, false),
+            (3600, 1200.0, false),
+        ] {
             for leases in [1, 900, 10_000] {
                 assert_eq!(play(ttl_s, &every(interval_s, 600.0), 600.0, two_rounds, leases), None, "{ttl_s} {leases}");
             }
@@ -162,11 +183,13 @@ mod tests {
 
     #[test]
     fn a_program_that_died_is_called_late_before_its_lease_ends() {
-        for offset in [0.0, 0.7, 1.9, 3.3] {
-            for (ttl_s, interval_s, two_rounds) in [(15, 5.0, false), (60, 20.0, false), (60, 30.0, true)] {
+        for offset in (0..50).map(|tenth| f64::from(tenth) / 10.0) {
+            for (ttl_s, interval_s, two_rounds) in
+                [(10, 3.4, false), (15, 5.0, false), (60, 20.0, false), (60, 30.0, true)]
+            {
                 let mut renewals = every(interval_s, 100.0 + offset);
                 renewals.push(100.0 + offset);
-                let late = play(ttl_s, &renewals, 300.0, two_rounds, 20).unwrap();
+                let late = play(ttl_s, &renewals, 300.0, two_rounds, 20).unwrap_or(999.0);
                 let end = 100.0 + offset + seconds(ttl_s);
                 assert!(late < end && late > 100.0 + offset + seconds(ttl_s) / 3.0, "{ttl_s} {offset}: {late} {end}");
             }
