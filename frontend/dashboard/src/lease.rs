@@ -67,13 +67,15 @@ pub struct LeaseClock {
     pub deadline_ms: f64,
     /// The same by the last word alone.
     heard_deadline_ms: f64,
+    /// Whether it was found overdue under this deadline. It stays so until it is renewed.
+    is_overdue: bool,
 }
 
 impl LeaseClock {
     /// A lease of which `remaining_s` whole seconds were left at `now_ms`.
     pub fn new(granted_s: i64, remaining_s: i64, now_ms: f64) -> Self {
         let deadline_ms = now_ms + seconds(remaining_s) * 1_000.0;
-        Self { granted_s, deadline_ms, heard_deadline_ms: deadline_ms }
+        Self { granted_s, deadline_ms, heard_deadline_ms: deadline_ms, is_overdue: false }
     }
 
     /// Takes in a later sample; says whether it was renewed in between.
@@ -95,8 +97,11 @@ impl LeaseClock {
     }
 
     /// Whether a renewal is overdue. `every_half` for programs that renew only every half of their TTL.
-    pub fn is_late(&self, rhythm: &Rhythm, every_half: bool, now_ms: f64) -> bool {
+    pub fn is_late(&mut self, rhythm: &Rhythm, every_half: bool, now_ms: f64) -> bool {
         let slack_s = rhythm.slack_s();
+        if self.is_overdue {
+            return true;
+        }
         if now_ms - rhythm.heard_ms > (slack_s + 1.0) * 1_000.0 {
             return false;
         }
@@ -105,7 +110,8 @@ impl LeaseClock {
         let age_s_max = left_s.clamp(0.0, SAMPLE_INTERVAL_MAX_S) + slack_s;
         // What is left is said in whole seconds, so a second more may have been.
         let unrenewed_s = granted_s - (left_s + 1.0) - age_s_max;
-        unrenewed_s > granted_s / (if every_half { 2.0 } else { 3.0 }) * RENEWAL_SLACK
+        self.is_overdue = unrenewed_s > granted_s / (if every_half { 2.0 } else { 3.0 }) * RENEWAL_SLACK;
+        self.is_overdue
     }
 }
 
@@ -146,7 +152,7 @@ mod tests {
                     now * 1_000.0,
                 );
             }
-            if clock.is_some_and(|clock| clock.is_late(&rhythm, two_rounds, now * 1_000.0)) {
+            if clock.as_mut().is_some_and(|clock| clock.is_late(&rhythm, two_rounds, now * 1_000.0)) {
                 return Some(now);
             }
             now += 0.1;
@@ -200,7 +206,7 @@ mod tests {
     fn nothing_is_late_where_nobody_speaks_of_it() {
         let mut rhythm = Rhythm::default();
         rhythm.hear(1, 1_000.0);
-        let clock = LeaseClock::new(15, 14, 1_000.0);
+        let mut clock = LeaseClock::new(15, 14, 1_000.0);
         assert!(!clock.is_late(&rhythm, false, 14_000.0));
         assert_eq!(clock.remaining_s(1_000.0), 14);
         assert_eq!(clock.remaining_s(2_500.0), 13);

@@ -434,11 +434,8 @@ impl Live {
     fn judge(&mut self, now_ms: f64) {
         let mut late = BTreeSet::new();
         if !self.etcd_away && now_ms >= self.judge_from_ms {
-            for (lease, clock, record) in self.catalog.records().filter_map(|record| {
-                let lease = record.lease?;
-                Some((lease, self.clocks.get(&lease)?, record))
-            }) {
-                debug_assert!(lease.0 != 0, "a lease is never 0");
+            for record in self.catalog.records() {
+                let Some(clock) = record.lease.and_then(|lease| self.clocks.get_mut(&lease)) else { continue };
                 if clock.is_late(&self.rhythm, record.layout == Layout::GoMicro, now_ms) {
                     late.insert(record.key.clone());
                 }
