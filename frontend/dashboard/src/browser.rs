@@ -38,6 +38,12 @@ pub fn base() -> String {
     document().base_uri().ok().flatten().unwrap_or_default()
 }
 
+/// The cluster's name, as the server wrote it into the page; empty where it did not.
+pub fn cluster_name() -> String {
+    let meta = document().query_selector("meta[name='rollcall-cluster']").ok().flatten();
+    meta.and_then(|meta| meta.get_attribute("content")).unwrap_or_default()
+}
+
 /// The path of the page's base.
 pub fn base_path() -> String {
     let base = base();

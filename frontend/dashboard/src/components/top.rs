@@ -54,7 +54,9 @@ pub fn top_bar(ui: Ui) -> El {
         .attr("aria-label", words::THEME)
         .attr("title", words::THEME)
         .markup(HALF);
-    el("header").class("top").children([brand, search, status_words(ui), pane, register, theme])
+    let name = browser::cluster_name();
+    let cluster = said("span", "cluster mono", &name).attr("title", &name);
+    el("header").class("top").children([brand, search, cluster, status_words(ui), pane, register, theme])
 }
 
 fn status_words(ui: Ui) -> El {
