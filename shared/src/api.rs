@@ -216,6 +216,10 @@ pub struct LeaseTtl {
     pub granted_s: i64,
     /// The seconds left at `at_ms`, unless it is renewed; 0 where it is over.
     pub remaining_s: i64,
+    /// How long before `at_ms` etcd answered for it, in milliseconds: by then it had certainly not been renewed for
+    /// what is missing from the TTL.
+    #[serde(default)]
+    pub age_ms: u64,
 }
 
 /// The named event `bye`, before a planned close.

@@ -38,14 +38,9 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 /// How often a quiet reader is told how far it has come, so that its cursor does not age.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(45);
 
-/// How often the leases' times are sent to a reader that asked for them.
-const TTL_INTERVAL: Duration = Duration::from_secs(2);
-
-/// The same where there are more than [`TTL_LEASES_MANY`] leases.
-const TTL_INTERVAL_MANY: Duration = Duration::from_millis(4_500);
-
-/// From how many leases on they are sent less often.
-const TTL_LEASES_MANY: usize = 1_000;
+/// How often the leases' times are sent to a reader that asked for them, by how many there are at the most.
+const TTL_INTERVALS: [(usize, Duration); 3] =
+    [(200, Duration::from_secs(1)), (1_000, Duration::from_secs(2)), (usize::MAX, Duration::from_millis(4_500))];
 
 /// How often a server that lags behind a cursor looks whether it has caught up.
 const CATCH_UP_INTERVAL: Duration = Duration::from_millis(200);
@@ -434,14 +429,15 @@ impl<P: Past> Reader<P> {
 
     fn push_ttl(&mut self, now: Instant) {
         let samples = self.context.mirror.selected_leases(&self.request.selected.0);
-        let interval = if samples.len() > TTL_LEASES_MANY { TTL_INTERVAL_MANY } else { TTL_INTERVAL };
-        self.ttl_due = Some(now + interval);
+        let interval = TTL_INTERVALS.iter().find(|(leases_max, _)| samples.len() <= *leases_max);
+        self.ttl_due = interval.map(|(_, interval)| now + *interval);
         let mut leases: Vec<LeaseTtl> = samples
             .into_iter()
             .map(|(lease, sample)| LeaseTtl {
                 lease,
                 granted_s: sample.granted_s,
                 remaining_s: sample.remaining_at(now),
+                age_ms: u64::try_from(sample.age_at(now).as_millis()).unwrap_or(u64::MAX),
             })
             .collect();
         leases.sort_by_key(|ttl| ttl.lease);

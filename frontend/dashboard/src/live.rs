@@ -14,7 +14,7 @@ use rollcall_shared::{
 };
 
 use crate::{
-    lease::{LeaseClock, Rhythm},
+    lease::LeaseClock,
     search::{RowState, Search},
 };
 
@@ -173,7 +173,6 @@ impl Dirty {
 pub struct Live {
     catalog: Catalog,
     clocks: HashMap<LeaseId, LeaseClock>,
-    rhythm: Rhythm,
     judge_from_ms: f64,
     etcd_away: bool,
     late: BTreeSet<String>,
@@ -382,15 +381,14 @@ impl Live {
 
     /// Takes in what the server knows of the leases.
     pub fn hear_leases(&mut self, event: &TtlEvent, now_ms: f64) {
-        self.rhythm.hear(event.leases.len(), now_ms);
         let mut clocks = HashMap::with_capacity(event.leases.len());
         for heard in &event.leases {
             let clock = match self.clocks.remove(&heard.lease) {
                 Some(mut clock) => {
-                    clock.hear(heard.granted_s, heard.remaining_s, now_ms);
+                    clock.hear(heard, now_ms);
                     clock
                 }
-                None => LeaseClock::new(heard.granted_s, heard.remaining_s, now_ms),
+                None => LeaseClock::new(heard, now_ms),
             };
             clocks.insert(heard.lease, clock);
         }
@@ -435,8 +433,8 @@ impl Live {
         let mut late = BTreeSet::new();
         if !self.etcd_away && now_ms >= self.judge_from_ms {
             for record in self.catalog.records() {
-                let Some(clock) = record.lease.and_then(|lease| self.clocks.get_mut(&lease)) else { continue };
-                if clock.is_late(&self.rhythm, record.layout == Layout::GoMicro, now_ms) {
+                let Some(clock) = record.lease.and_then(|lease| self.clocks.get(&lease)) else { continue };
+                if clock.is_late(record.layout == Layout::GoMicro) {
                     late.insert(record.key.clone());
                 }
             }
@@ -768,7 +766,8 @@ mod tests {
         let one = record("a", "1", 5);
         let mut live = live(vec![Arc::clone(&one)]);
         for second in (1..=15_i32).step_by(2) {
-            let leases = vec![LeaseTtl { lease: LeaseId(7), granted_s: 15, remaining_s: 15 - i64::from(second) }];
+            let leases =
+                vec![LeaseTtl { lease: LeaseId(7), granted_s: 15, remaining_s: 15 - i64::from(second), age_ms: 0 }];
             live.hear_leases(&TtlEvent { at_ms: 0, leases }, f64::from(second) * 1_000.0);
         }
         assert_eq!(live.row(&one.key).unwrap().state, RowState::Late);

@@ -51,9 +51,14 @@ impl LeaseSample {
         self.answered_at + seconds(self.remaining_s) + EXPIRY_SLACK
     }
 
+    /// How long ago it was taken at `now`.
+    pub fn age_at(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.answered_at)
+    }
+
     /// What is left at `now`, in whole seconds, unless it was renewed.
     pub fn remaining_at(&self, now: Instant) -> i64 {
-        let passed = i64::try_from(now.saturating_duration_since(self.answered_at).as_secs()).unwrap_or(i64::MAX);
+        let passed = i64::try_from(self.age_at(now).as_secs()).unwrap_or(i64::MAX);
         self.remaining_s.saturating_sub(passed).max(0)
     }
 }
