@@ -70,8 +70,6 @@ struct Connection {
     due: Option<(String, Revision)>,
     causes: HashSet<(String, Revision)>,
     progressed_at: Instant,
-    /// It has not listened all the time: so many more may come late, one of them from before.
-    late: u8,
     status_at: Instant,
     began_at: Instant,
     /// When it last listened.
@@ -132,7 +130,6 @@ impl Client {
             due: None,
             causes: HashSet::new(),
             progressed_at: Instant::now(),
-            late: 0,
             status_at: Instant::now(),
             began_at: Instant::now(),
             listened_at: Instant::now(),
@@ -151,7 +148,6 @@ impl Client {
         {
             // Nothing was sent because nothing was taken.
             connection.status_at = Instant::now();
-            connection.late = 2;
         }
         for _ in 0..count {
             let Some(connection) = &mut self.connection else { return };
@@ -171,13 +167,6 @@ impl Client {
             self.log.push(format!("{:?} {block:?}", connection.began_at.elapsed()));
             self.take_in(&etcd.store(), &block);
         }
-    }
-
-    /// What its last id covers.
-    fn last_revisions(&self) -> Option<BTreeMap<String, Revision>> {
-        let cursor = Cursor::decode(self.last_id.as_ref()?).unwrap();
-        let revision = |source: usize| Some(cursor.sources.get(&source_id(source))?.revision);
-        (0..PREFIXES.len()).map(|source| Some((PREFIXES[source].to_owned(), revision(source)?))).collect()
     }
 
     fn revision(&self, source: &str) -> Option<Revision> {
@@ -263,23 +252,14 @@ impl Client {
                     let at = self.revision(source).expect("progress follows a snapshot");
                     assert!(*revision >= at, "{source} goes back from {at} to {revision}");
                 }
-                let taken = progress.revisions.len() == PREFIXES.len()
-                    && self.last_revisions() == Some(progress.revisions.clone());
+                // One of every source may come at any time: it says how far all has come, and its id is checked below.
+                // One of a single source comes right before the delta that continues from there.
                 let connection = self.connection.as_mut().unwrap();
-                let regular =
-                    taken || connection.late > 0 || connection.progressed_at.elapsed().as_secs() >= PROGRESS_S_MAX / 2;
-                if !first && !regular {
-                    assert_eq!(
-                        progress.revisions.len(),
-                        1,
-                        "progress for no reason after {:?}: {progress:?}",
-                        connection.progressed_at.elapsed()
-                    );
-                    connection.due = progress.revisions.clone().into_iter().next();
-                }
-                if first || regular {
+                if first || progress.revisions.len() == PREFIXES.len() {
                     connection.progressed_at = now;
-                    connection.late = connection.late.saturating_sub(1);
+                } else {
+                    assert_eq!(progress.revisions.len(), 1, "progress of some sources: {progress:?}");
+                    connection.due = progress.revisions.clone().into_iter().next();
                 }
             }
             RegistryEvent::Cause(cause) => {
