@@ -29,6 +29,9 @@ What is missing (the wasm target, trunk, wasm-bindgen, protoc, etcd, for tests a
 be done without asking: tools into ~/.cache/rollcall/tools, packages by apt-get on Debian. Elsewhere it says which
 command installs it.";
 
+/// How many random sequences each property test tries in a long run.
+const LONG_CASES: &str = "100000";
+
 /// The benchmarks of `tests/src/bin/bench.rs`.
 const BENCHES: [&str; 2] = ["latency", "fanout"];
 
@@ -155,7 +158,7 @@ fn test(machine: &Machine, long: bool, filter: Option<&str>) -> ExitCode {
             cargo.env("RUST_TEST_THREADS", "4");
         }
         if long {
-            cargo.env("ROLLCALL_TEST_LONG", "1");
+            cargo.env("ROLLCALL_TEST_LONG", "1").env("PROPTEST_CASES", LONG_CASES);
         }
         if let Err(Failure(why)) = step::run(what, cargo) {
             failed.push(why);
