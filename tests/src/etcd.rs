@@ -8,7 +8,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use etcd_client::{Client, Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp};
+use etcd_client::{AlarmAction, AlarmType, Client, Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp};
 use tempfile::TempDir;
 
 use crate::{
@@ -27,9 +27,70 @@ pub struct Etcd {
     process: Option<Process>,
     folder: TempDir,
     data: PathBuf,
+    name: String,
     client_port: u16,
     peer_port: u16,
+    /// `--initial-cluster`: every member with its peer URL.
+    cluster: String,
     args: Vec<String>,
+}
+
+/// Three etcds that are one cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The members.
+    pub members: Vec<Etcd>,
+}
+
+impl Cluster {
+    /// Starts three members and waits until each answers.
+    pub async fn spawn() -> Self {
+        for _ in 0..SPAWN_TRIES {
+            let mut members: Vec<Etcd> = (1..=3).map(|number| Etcd::unstarted(&format!("m{number}"), &[])).collect();
+            let named = |member: &Etcd| format!("{}={}", member.name, member.peer_url());
+            let all: Vec<String> = members.iter().map(named).collect();
+            for member in &mut members {
+                member.cluster = all.join(",");
+                member.launch();
+            }
+            let mut answer = true;
+            for member in &mut members {
+                answer = answer && member.answers().await;
+            }
+            if answer {
+                return Self { members };
+            }
+        }
+        panic!("a cluster ended {SPAWN_TRIES} times right after its start");
+    }
+
+    /// The number of the member that leads, once one of those that run says so.
+    pub async fn leader(&self) -> usize {
+        eventually("a member leads", seconds(20), || async {
+            for member in self.members.iter().filter(|member| member.process.is_some()) {
+                let asked = tokio::time::timeout(seconds(1), async { member.client().await.status().await }).await;
+                let Ok(Ok(status)) = asked else { continue };
+                for (number, other) in self.members.iter().enumerate() {
+                    if other.process.is_none() {
+                        continue;
+                    }
+                    let asked = tokio::time::timeout(seconds(1), async { other.client().await.status().await }).await;
+                    let Ok(Ok(of_other)) = asked else { continue };
+                    let id = of_other.header().map(etcd_client::ResponseHeader::member_id);
+                    if id == Some(status.leader()) {
+                        return Ok(number);
+                    }
+                }
+            }
+            Err(())
+        })
+        .await
+    }
+
+    /// Where clients reach the members.
+    pub fn urls(&self) -> Vec<String> {
+        self.members.iter().map(Etcd::url).collect()
+    }
 }
 
 impl Etcd {
@@ -41,18 +102,7 @@ impl Etcd {
     /// Starts one with further flags of etcd's.
     pub async fn spawn_with(args: &[&str]) -> Self {
         for _ in 0..SPAWN_TRIES {
-            // A folder in memory, where there is one: the disk's fsync is none of these tests' business.
-            let shared_memory = Path::new("/dev/shm");
-            let folder = if shared_memory.is_dir() { tempfile::tempdir_in(shared_memory) } else { tempfile::tempdir() }
-                .expect("a folder for temporary files can be written");
-            let mut etcd = Self {
-                process: None,
-                data: folder.path().join("data"),
-                folder,
-                client_port: free_port(),
-                peer_port: free_port(),
-                args: args.iter().map(|&arg| arg.to_owned()).collect(),
-            };
+            let mut etcd = Self::unstarted("test", args);
             etcd.launch();
             if etcd.answers().await {
                 return etcd;
@@ -61,16 +111,35 @@ impl Etcd {
         panic!("etcd ended {SPAWN_TRIES} times right after its start");
     }
 
+    fn unstarted(name: &str, args: &[&str]) -> Self {
+        // A folder in memory, where there is one: the disk's fsync is none of these tests' business.
+        let shared_memory = Path::new("/dev/shm");
+        let folder = if shared_memory.is_dir() { tempfile::tempdir_in(shared_memory) } else { tempfile::tempdir() }
+            .expect("a folder for temporary files can be written");
+        let mut etcd = Self {
+            process: None,
+            data: folder.path().join("data"),
+            folder,
+            name: name.to_owned(),
+            client_port: free_port(),
+            peer_port: free_port(),
+            cluster: String::new(),
+            args: args.iter().map(|&arg| arg.to_owned()).collect(),
+        };
+        etcd.cluster = format!("{name}={}", etcd.peer_url());
+        etcd
+    }
+
     fn launch(&mut self) {
         let client = self.url();
         let peer = self.peer_url();
         let mut command = Command::new(program("etcd"));
         command
-            .args(["--name", "test", "--data-dir"])
+            .args(["--name", &self.name, "--data-dir"])
             .arg(&self.data)
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("test={peer}")])
+            .args(["--initial-cluster", &self.cluster])
             .args(["--logger", "zap", "--log-level", "warn"])
             .args(&self.args);
         self.process = Some(Process::start("etcd", command, INSTALL));
@@ -229,10 +298,50 @@ impl Etcd {
         self.client().await.compact(revision, None).await.expect("etcd compacts");
     }
 
+    /// Starts it again on its data without waiting until it answers, which without a quorum it does not.
+    pub fn start_unasked(&mut self) {
+        assert!(self.process.is_none(), "etcd runs already");
+        self.launch();
+    }
+
+    /// Whether it was started and not killed since.
+    pub fn runs(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Copies its folder as it stands at this moment, as a backup of the disk does: what a crash now would leave.
+    pub fn backup(&self) -> PathBuf {
+        let copy = self.numbered("backup");
+        self.pause();
+        let copied = copy_folder(&self.data, &copy);
+        self.resume();
+        copied.expect("a folder of one's own can be copied");
+        copy
+    }
+
+    /// Kills it and puts a backup in the place of its data; [`Etcd::start`] starts it on that.
+    pub fn put_back(&mut self, backup: &Path) {
+        self.kill();
+        drop(fs::remove_dir_all(&self.data));
+        copy_folder(backup, &self.data).expect("a folder of one's own can be copied");
+    }
+
+    /// Makes room after `NOSPACE`: gives the pages that compaction freed back, and disarms the alarm.
+    pub async fn disarm(&self) {
+        let mut client = self.client().await;
+        client.defragment().await.expect("etcd defragments");
+        let alarm = client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, None).await;
+        alarm.expect("etcd disarms its alarm");
+    }
+
+    fn numbered(&self, what: &str) -> PathBuf {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        self.folder.path().join(format!("{what}-{}", NUMBER.fetch_add(1, Ordering::Relaxed)))
+    }
+
     /// Saves all of it, and gives the file.
     pub fn snapshot(&self) -> PathBuf {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let file = self.folder.path().join(format!("snapshot-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+        let file = self.numbered("snapshot");
         let mut save = Command::new(program("etcdctl"));
         save.env("ETCDCTL_API", "3").args(["--endpoints", &self.url(), "snapshot", "save"]).arg(&file);
         done(save);
@@ -286,6 +395,20 @@ fn program(name: &str) -> PathBuf {
 
 fn on_path(name: &str) -> bool {
     env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(name).is_file()))
+}
+
+fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
 }
 
 fn done(mut command: Command) {

@@ -14,12 +14,12 @@ pub mod sse;
 pub mod wait;
 
 pub use browser::Browser;
-pub use etcd::Etcd;
+pub use etcd::{Cluster, Etcd};
 pub use http::Answer;
 pub use process::Process;
 pub use proxy::FaultProxy;
 pub use server::Server;
-pub use sse::{Follower, Frame, Message, SseClient};
+pub use sse::{Follower, Frame, Message, RawSse, SseClient};
 pub use wait::{eventually, seconds};
 
 /// Whether `cargo xtask test --long` asked for the slow tests too.

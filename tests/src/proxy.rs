@@ -6,7 +6,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{
         TcpListener, TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
+        tcp::{ReadHalf, WriteHalf},
     },
     sync::watch,
     task::JoinHandle,
@@ -23,6 +23,16 @@ enum Line {
     Stalled,
     /// So many bytes a second pass, each way.
     Slow(u32),
+    /// What the far side loses, the near side is not told: its connection stands and nothing comes. New ones work.
+    Held,
+    /// So many bytes more come from the far side, of each connection; then nothing passes.
+    StalledAfter(usize),
+}
+
+impl Line {
+    fn carries(self) -> bool {
+        self != Self::Stalled
+    }
 }
 
 /// A proxy that ends when it is dropped.
@@ -30,6 +40,8 @@ enum Line {
 pub struct FaultProxy {
     address: SocketAddr,
     line: watch::Sender<Line>,
+    /// How often all connections were reset.
+    resets: watch::Sender<u32>,
     task: JoinHandle<()>,
 }
 
@@ -39,6 +51,8 @@ impl FaultProxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         let (line, states) = watch::channel(Line::Whole);
+        let resets = watch::Sender::new(0);
+        let resetting = resets.subscribe();
         let target = target.to_owned();
         let task = tokio::spawn(async move {
             loop {
@@ -46,10 +60,10 @@ impl FaultProxy {
                 if *states.borrow() == Line::Severed {
                     continue;
                 }
-                tokio::spawn(carry(near, target.clone(), states.clone()));
+                tokio::spawn(carry(near, target.clone(), states.clone(), resetting.clone()));
             }
         });
-        Self { address, line, task }
+        Self { address, line, resets, task }
     }
 
     /// Where it listens, as `host:port`.
@@ -77,6 +91,22 @@ impl FaultProxy {
         self.line.send_replace(Line::Slow(bytes_per_s));
     }
 
+    /// Resets every connection that stands (RST, as a firewall that lost its state does); new ones work.
+    pub async fn reset(&self) {
+        self.resets.send_modify(|count| *count += 1);
+        tokio::task::yield_now().await;
+    }
+
+    /// From now on the near side is not told where the far side ends a connection; new connections work.
+    pub fn hold(&self) {
+        self.line.send_replace(Line::Held);
+    }
+
+    /// Lets so many bytes more come from the far side of each connection, and then stalls it.
+    pub fn stall_after(&self, bytes: usize) {
+        self.line.send_replace(Line::StalledAfter(bytes));
+    }
+
     /// Makes the line whole again.
     pub fn heal(&self) {
         self.line.send_replace(Line::Whole);
@@ -90,33 +120,73 @@ impl Drop for FaultProxy {
     }
 }
 
-async fn carry(near: TcpStream, target: String, states: watch::Receiver<Line>) {
-    let Ok(far) = TcpStream::connect(target).await else { return };
+async fn carry(
+    mut near: TcpStream,
+    target: String,
+    states: watch::Receiver<Line>,
+    mut resetting: watch::Receiver<u32>,
+) {
+    let Ok(mut far) = TcpStream::connect(target).await else { return };
     drop((near.set_nodelay(true), far.set_nodelay(true)));
-    let (near_read, near_write) = near.into_split();
-    let (far_read, far_write) = far.into_split();
+    resetting.mark_unchanged();
     let mut severed = states.clone();
-    tokio::select! {
-        _ = severed.wait_for(|line| *line == Line::Severed) => {}
-        () = pass(near_read, far_write, states.clone()) => {}
-        () = pass(far_read, near_write, states) => {}
+    let reset = {
+        let (near_read, near_write) = near.split();
+        let (far_read, far_write) = far.split();
+        tokio::select! {
+            _ = severed.wait_for(|line| *line == Line::Severed) => false,
+            _ = resetting.changed() => true,
+            () = pass(near_read, far_write, states.clone(), false) => false,
+            () = pass(far_read, near_write, states.clone(), true) => false,
+        }
+    };
+    if reset {
+        // Closed with a linger of nothing, a socket says RST instead of FIN.
+        drop((near.set_zero_linger(), far.set_zero_linger()));
+    } else if *states.borrow() == Line::Held {
+        drop(far);
+        swallow(near, severed).await;
     }
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut states: watch::Receiver<Line>) {
+/// Reads what comes and answers nothing, until the other side gives up or the line is severed.
+async fn swallow(mut near: TcpStream, mut severed: watch::Receiver<Line>) {
+    let mut buffer = vec![0; 4 * 1024];
+    let silence = async { while let Ok(1..) = near.read(&mut buffer).await {} };
+    tokio::select! {
+        _ = severed.wait_for(|line| *line == Line::Severed) => {}
+        () = silence => {}
+    }
+}
+
+async fn pass(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut states: watch::Receiver<Line>, from_far: bool) {
     let mut buffer = vec![0; 64 * 1024];
+    // How much may still come before the line stalls, since it was told to.
+    let mut left: Option<usize> = None;
     loop {
-        if states.wait_for(|line| *line != Line::Stalled).await.is_err() {
+        if states.wait_for(|line| line.carries()).await.is_err() {
             return;
         }
-        let line = *states.borrow();
+        let line = *states.borrow_and_update();
         let limit = match line {
             Line::Slow(bytes_per_s) => (bytes_per_s as usize / 20).clamp(1, buffer.len()),
-            _ => buffer.len(),
+            Line::StalledAfter(bytes) if from_far => match *left.get_or_insert(bytes) {
+                0 => {
+                    if states.wait_for(|now| *now != line).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+                bytes => bytes.min(buffer.len()),
+            },
+            _ => {
+                left = None;
+                buffer.len()
+            }
         };
         let Ok(read @ 1..) = from.read(&mut buffer[..limit]).await else { return };
-        if states.wait_for(|line| *line != Line::Stalled).await.is_err() || to.write_all(&buffer[..read]).await.is_err()
-        {
+        left = left.map(|bytes| bytes.saturating_sub(read));
+        if states.wait_for(|line| line.carries()).await.is_err() || to.write_all(&buffer[..read]).await.is_err() {
             return;
         }
         if matches!(line, Line::Slow(_)) {

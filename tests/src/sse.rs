@@ -1,13 +1,17 @@
 //! A reader of the stream: frames as they stand on the wire, messages as the contract types them, and their fold.
 
-use std::{collections::VecDeque, pin::Pin, time::Duration};
+use std::{collections::VecDeque, io, pin::Pin, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use reqwest::{RequestBuilder, header::HeaderMap};
 use rollcall_shared::{Catalog, Cause, Change, Delta, RegistryEvent, SnapshotReason};
 use serde_json::Value;
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 
 /// One event of `text/event-stream`, as its fields stand there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,6 +24,126 @@ pub struct Frame {
     pub data: String,
     /// The field `retry`.
     pub retry: Option<String>,
+}
+
+impl Frame {
+    /// Reads the lines of one event.
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut frame = Self::default();
+        let mut data = Vec::new();
+        for line in text.lines() {
+            let (field, value) = line.split_once(':').unwrap_or((line, ""));
+            let value = value.strip_prefix(' ').unwrap_or(value);
+            match field {
+                "id" => frame.id = Some(value.to_owned()),
+                "event" => frame.event = Some(value.to_owned()),
+                "data" => data.push(value),
+                "retry" => frame.retry = Some(value.to_owned()),
+                "" => {}
+                unknown => return Err(format!("a field {unknown:?}: {line}")),
+            }
+        }
+        frame.data = data.join("\n");
+        Ok(frame)
+    }
+}
+
+/// A connection to the stream by a socket alone: nothing is read that is not asked for, and nothing panics.
+#[derive(Debug)]
+pub struct RawSse {
+    socket: TcpStream,
+    /// The status it was answered with.
+    pub status: u16,
+    /// Bytes of the connection that are not unpacked yet.
+    packed: Vec<u8>,
+    /// How the body is framed: bytes left of the chunk at hand, `None` where it ends with the connection.
+    chunk_left: Option<usize>,
+    body: Vec<u8>,
+    /// So much of the body was looked at in vain for the end of an event.
+    looked: usize,
+}
+
+/// The largest piece that is read at once.
+const READ_BYTES: usize = 64 * 1024;
+
+impl RawSse {
+    /// Asks for the stream at `address` (`host:port`), and reads the answer's head.
+    pub async fn open(address: &str, path: &str, last_event_id: Option<&str>) -> io::Result<Self> {
+        let mut socket = TcpStream::connect(address).await?;
+        let cursor = last_event_id.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\n{cursor}\r\n");
+        socket.write_all(request.as_bytes()).await?;
+        let mut packed = Vec::new();
+        let end = loop {
+            if let Some(end) = packed.windows(4).position(|four| four == b"\r\n\r\n") {
+                break end;
+            }
+            if socket.read_buf(&mut packed).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        };
+        let head = String::from_utf8_lossy(&packed[..end]).to_ascii_lowercase();
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default();
+        let chunked = head.contains("transfer-encoding: chunked");
+        packed.drain(..end + 4);
+        Ok(Self { socket, status, packed, chunk_left: chunked.then_some(0), body: Vec::new(), looked: 0 })
+    }
+
+    /// The next event; `None` where the stream ended. Cancel safe.
+    ///
+    /// # Errors
+    /// Where the connection breaks, or what comes is no event stream.
+    pub async fn next(&mut self) -> io::Result<Option<Frame>> {
+        loop {
+            self.unpack()?;
+            let from = self.looked.saturating_sub(1);
+            if let Some(found) = self.body[from..].windows(2).position(|pair| pair == b"\n\n") {
+                let text: Vec<u8> = self.body.drain(..from + found + 2).collect();
+                self.looked = 0;
+                let text = String::from_utf8(text).map_err(io::Error::other)?;
+                return Frame::parse(&text).map(Some).map_err(io::Error::other);
+            }
+            self.looked = self.body.len();
+            self.packed.reserve(READ_BYTES);
+            if self.socket.read_buf(&mut self.packed).await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Moves what has come into the body.
+    fn unpack(&mut self) -> io::Result<()> {
+        let mut at = 0;
+        while let Some(left) = &mut self.chunk_left {
+            let rest = &self.packed[at..];
+            if *left == 0 {
+                // A chunk's size stands on a line, after the line end of the chunk before.
+                let start = if rest.starts_with(b"\r\n") { 2 } else { 0 };
+                let Some(end) = rest[start..].windows(2).position(|two| two == b"\r\n") else { break };
+                let size = str::from_utf8(&rest[start..start + end]).unwrap_or("?");
+                let size = usize::from_str_radix(size.trim(), 16).map_err(io::Error::other)?;
+                if size == 0 {
+                    break;
+                }
+                *left = size;
+                at += start + end + 2;
+                continue;
+            }
+            let take = rest.len().min(*left);
+            if take == 0 {
+                break;
+            }
+            self.body.extend_from_slice(&rest[..take]);
+            *left -= take;
+            at += take;
+        }
+        if self.chunk_left.is_none() {
+            at = self.packed.len();
+            self.body.extend_from_slice(&self.packed);
+        }
+        self.packed.drain(..at);
+        Ok(())
+    }
 }
 
 /// One ordered message.
@@ -106,22 +230,7 @@ impl SseClient {
     fn cut_frame(&mut self) -> Option<Frame> {
         let end = self.buffer.windows(2).position(|pair| pair == b"\n\n")?;
         let text = String::from_utf8(self.buffer.drain(..end + 2).collect()).expect("an event stream is UTF-8");
-        let mut frame = Frame::default();
-        let mut data = Vec::new();
-        for line in text.lines() {
-            let (field, value) = line.split_once(':').unwrap_or((line, ""));
-            let value = value.strip_prefix(' ').unwrap_or(value).to_owned();
-            match field {
-                "id" => frame.id = Some(value),
-                "event" => frame.event = Some(value),
-                "data" => data.push(value),
-                "retry" => frame.retry = Some(value),
-                "" => {}
-                unknown => panic!("the stream has a field {unknown:?}: {line}"),
-            }
-        }
-        frame.data = data.join("\n");
-        Some(frame)
+        Some(Frame::parse(&text).unwrap_or_else(|unknown| panic!("the stream has {unknown}")))
     }
 
     /// Reads one more frame and sorts it; false where the server closed the stream.
