@@ -20,8 +20,9 @@ cargo xtask VERB
   build                 the dashboard into dist/, then target/release/rollcall with the dashboard inside
   test [--long] [NAME]  every test whose name holds NAME (all of them without one): unit, property, integration
                         with a real etcd, and the page in a real browser; --long also the slow ones
-  bench [NAME]          latency: put → message, beside a raw gRPC watch; fanout: CPU a delivery at 200 streams,
-                        beside etcd's own /v3/watch; both without a NAME
+  bench [--quick] [NAME]
+                        what pushing a change costs, each beside another way of doing the same: latency, fanout,
+                        rapid, memory; all of them without a NAME; --quick for a short look
   lint                  rustfmt and clippy, natively and for WebAssembly
   help                  this
 
@@ -32,8 +33,8 @@ command installs it.";
 /// How many random sequences each property test tries in a long run.
 const LONG_CASES: &str = "100000";
 
-/// The benchmarks of `tests/src/bin/bench.rs`.
-const BENCHES: [&str; 2] = ["latency", "fanout"];
+/// The benchmarks of `tests/src/bin/bench`.
+const BENCHES: [&str; 4] = ["latency", "fanout", "rapid", "memory"];
 
 /// What was asked for.
 enum Verb {
@@ -41,7 +42,7 @@ enum Verb {
     Build,
     Run(Vec<String>),
     Test { long: bool, filter: Option<String> },
-    Bench(Vec<String>),
+    Bench { names: Vec<String>, quick: bool },
     Lint,
 }
 
@@ -74,11 +75,20 @@ fn parse(args: &[String]) -> Result<Verb, String> {
             }
             Ok(Verb::Test { long, filter })
         }
-        "bench" => match rest {
-            [] => Ok(Verb::Bench(BENCHES.map(str::to_owned).to_vec())),
-            [name, ..] if BENCHES.contains(&name.as_str()) => Ok(Verb::Bench(vec![name.clone()])),
-            [name, ..] => Err(format!("there is no benchmark `{name}`; there are {}", BENCHES.join(", "))),
-        },
+        "bench" => {
+            let (flags, mut names): (Vec<String>, Vec<String>) =
+                rest.iter().cloned().partition(|arg| arg.starts_with('-'));
+            if let Some(flag) = flags.iter().find(|flag| *flag != "--quick") {
+                return Err(format!("`bench` knows no `{flag}`; it takes --quick and benchmarks' names"));
+            }
+            if let Some(name) = names.iter().find(|name| !BENCHES.contains(&name.as_str())) {
+                return Err(format!("there is no benchmark `{name}`; there are {}", BENCHES.join(", ")));
+            }
+            if names.is_empty() {
+                names = BENCHES.map(str::to_owned).to_vec();
+            }
+            Ok(Verb::Bench { names, quick: !flags.is_empty() })
+        }
         unknown => Err(format!("there is no `{unknown}`; there are run, build, test, bench, lint and help")),
     }
 }
@@ -124,10 +134,10 @@ fn perform(verb: Verb) -> Outcome<ExitCode> {
             build(&mut machine)?;
             return Ok(test(&machine, long, filter.as_deref()));
         }
-        Verb::Bench(names) => {
+        Verb::Bench { names, quick } => {
             tools::etcd(&machine)?;
             build(&mut machine)?;
-            bench(&mut machine, &names)?;
+            bench(&mut machine, &names, quick)?;
         }
         Verb::Lint => lint(&mut machine)?,
     }
@@ -174,12 +184,12 @@ fn test(machine: &Machine, long: bool, filter: Option<&str>) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn bench(machine: &mut Machine, names: &[String]) -> Outcome<()> {
-    let etcd36 = if names.iter().any(|name| name == "fanout") { tools::etcd36(machine)? } else { None };
+fn bench(machine: &mut Machine, names: &[String], quick: bool) -> Outcome<()> {
+    let etcd36 = tools::etcd36(machine)?;
     for name in names {
         let mut cargo = machine.cargo();
         cargo.args(["run", "--release", "--locked", "--package", "rollcall-tests", "--bin", "bench", "--"]);
-        cargo.arg(name).env("ROLLCALL_BIN", machine.binary());
+        cargo.arg(name).args(quick.then_some("--quick")).env("ROLLCALL_BIN", machine.binary());
         if let Some(etcd36) = &etcd36 {
             cargo.env("ROLLCALL_ETCD_BIN", etcd36);
         }

@@ -1,0 +1,67 @@
+//! `cargo xtask bench`: what a change costs on its way out, each figure beside another way of doing the same in one run.
+//!
+//! Owns: which benchmarks there are, a module for each, and what they share: the readers, the load, the bare loop, the
+//! clock and the table. Must not know: how the server does what is measured. Every way runs by turns with the others,
+//! over an etcd of its own, and the table shows medians. CPU and memory are read from Linux' /proc.
+
+mod bare;
+mod fanout;
+mod gateway;
+mod latency;
+mod load;
+mod memory;
+mod readers;
+mod stamp;
+mod table;
+mod usage;
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, bail};
+
+/// How long and how often something is measured.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    quick: bool,
+}
+
+impl Plan {
+    /// How long changes go on in one run.
+    fn run(self) -> Duration {
+        Duration::from_secs(if self.quick { 2 } else { 5 })
+    }
+
+    /// How often each way is measured, by turns.
+    fn rounds(self) -> usize {
+        if self.quick { 1 } else { 5 }
+    }
+}
+
+fn main() -> ExitCode {
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    let quick = args.iter().any(|arg| arg == "--quick");
+    args.retain(|arg| arg != "--quick");
+    let name = args.first().map_or("", String::as_str);
+    let outcome = if name == bare::VERB { bare::serve() } else { measure(name, Plan { quick }) };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(name: &str, plan: Plan) -> anyhow::Result<()> {
+    usage::raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(async {
+        match name {
+            "latency" => Box::pin(latency::measure()).await,
+            "fanout" => Box::pin(fanout::measure(plan, 100)).await,
+            "rapid" => Box::pin(fanout::measure(plan, 1_000)).await,
+            "memory" => Box::pin(memory::measure(plan)).await,
+            other => bail!("there is no benchmark {other:?}; there are latency, fanout, rapid and memory"),
+        }
+    })
+}
