@@ -6,6 +6,8 @@ pub mod assets;
 pub mod cli;
 pub mod config;
 pub mod dev;
+pub mod direct;
+pub mod fanout;
 pub mod feed;
 pub mod guard;
 pub mod kept;

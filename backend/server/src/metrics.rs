@@ -70,6 +70,11 @@ impl Metrics {
         StreamGuard(Arc::clone(self))
     }
 
+    /// How many streams are open.
+    pub fn streams_open(&self) -> usize {
+        usize::try_from(self.streams.get()).unwrap_or_default()
+    }
+
     /// Counts a snapshot.
     pub fn snapshot_sent(&self, reason: SnapshotReason) {
         let reason = match reason {

@@ -6,6 +6,7 @@
 
 pub mod frame;
 pub mod history;
+mod pace;
 pub mod resume;
 mod ring;
 pub mod snapshot;
@@ -35,6 +36,7 @@ use tokio::{sync::watch, time::Instant};
 use self::{
     frame::{Frame, FrameKind},
     history::Histories,
+    pace::{Pace, Wake},
     ring::{RING_BYTES_MAX, Ring},
     snapshot::SnapshotCell,
 };
@@ -44,9 +46,6 @@ pub const STALE_AFTER: Duration = Duration::from_secs(7);
 
 /// How long etcd may be lost before this server says that it is not ready.
 pub const READY_GRACE: Duration = Duration::from_secs(10);
-
-/// Frames that follow each other faster than this are told together: the first goes out at once.
-pub const PACE: Duration = Duration::from_millis(4);
 
 /// A source as it is configured: a layout and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,9 +75,7 @@ struct State {
     leases: LeaseBook,
     sources: Vec<SourceState>,
     ring: Ring,
-    told_at: Option<Instant>,
-    /// A wake-up of the readers is on its way.
-    waking: bool,
+    pace: Pace,
 }
 
 /// What is known of one source.
@@ -122,6 +119,11 @@ impl Status {
     /// As the stream tells it.
     pub fn event(&self) -> StatusEvent {
         StatusEvent { etcd: self.etcd, for_s: self.since.elapsed().as_secs() }
+    }
+
+    /// Whether the stream tells it as it tells `other`, but for the time that passes.
+    pub fn tells_as(&self, other: &Self) -> bool {
+        (self.etcd, self.since) == (other.etcd, other.since)
     }
 
     /// How old what is known may be, in seconds; `None` while it is live.
@@ -195,8 +197,7 @@ impl Mirror {
             leases: LeaseBook::default(),
             sources: states,
             ring: Ring::new(ring_bytes_max),
-            told_at: None,
-            waking: false,
+            pace: Pace::default(),
         };
         Self {
             sources,
@@ -338,39 +339,39 @@ impl Mirror {
         });
     }
 
-    /// Lets readers know of new frames: at once where the last time is [`PACE`] ago, else as soon as it is.
+    /// Lets readers know of new frames: at once where they have rested long enough, else as soon as they have.
     fn wake_readers(self: &Arc<Self>) {
-        let wait = {
+        let wake = {
             let mut state = self.state();
             let end = state.ring.end();
-            if state.waking || *self.tail.borrow() == end {
-                return;
-            }
-            let now = Instant::now();
-            match state.told_at.map(|told_at| told_at + PACE) {
-                Some(at) if at > now => {
-                    state.waking = true;
-                    at
-                }
-                _ => {
-                    state.told_at = Some(now);
-                    drop(state);
-                    self.tail.send_replace(end);
-                    return;
-                }
-            }
+            state.pace.wake(end, Instant::now())
         };
-        let mirror = Arc::clone(self);
-        tokio::spawn(async move {
-            tokio::time::sleep_until(wait).await;
-            let end = {
-                let mut state = mirror.state();
-                state.waking = false;
-                state.told_at = Some(Instant::now());
-                state.ring.end()
-            };
-            mirror.tail.send_replace(end);
-        });
+        match wake {
+            Wake::Not => {}
+            Wake::Now(end) => drop(self.tail.send_replace(end)),
+            Wake::At(at) => {
+                let mirror = Arc::clone(self);
+                tokio::spawn(async move {
+                    tokio::time::sleep_until(at).await;
+                    let end = {
+                        let mut state = mirror.state();
+                        let end = state.ring.end();
+                        state.pace.woken(end, Instant::now())
+                    };
+                    mirror.tail.send_replace(end);
+                });
+            }
+        }
+    }
+
+    /// Takes in how long it took to tell `frames` to all who follow together.
+    pub fn told_in(&self, took: Duration, frames: usize) {
+        self.state().pace.told_in(took, frames);
+    }
+
+    /// Up to where readers may read.
+    pub fn told_until(&self) -> u64 {
+        self.state().pace.told_until()
     }
 
     /// The record that `entry` makes; `None` where no source has its key.
@@ -410,9 +411,18 @@ impl Mirror {
         leases.into_iter().filter_map(|lease| Some((lease, state.leases.sample(lease)?))).collect()
     }
 
-    /// What stands in the ring from `position` on, up to `tail`.
+    /// What stands in the ring from `position` on, as far as readers may read.
     pub fn read(&self, position: u64, bytes_max: usize) -> Reading {
-        self.state().ring.read(position, bytes_max)
+        let state = self.state();
+        state.ring.read(position, state.pace.told_until(), bytes_max)
+    }
+
+    /// Whether the next frame of each source goes on from what a reader at `position` was told.
+    pub fn continues(&self, position: u64, told: &[Revision]) -> bool {
+        let state = self.state();
+        let mut sources = state.sources.iter().zip(told).enumerate();
+        sources
+            .all(|(index, (source, told))| *told >= state.ring.after_at(index, position).unwrap_or(source.changed_at))
     }
 
     /// The oldest position that can still be read, and the end.

@@ -1,5 +1,7 @@
 //! What this process asks of the system, without `unsafe`: signals to its children, and room for its sockets.
 
+use std::{io, os::fd::AsFd, time::Duration};
+
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use tokio::process::Child;
 
@@ -24,4 +26,14 @@ pub(crate) fn raise_open_files_max() -> u64 {
         }
     };
     limit.current.unwrap_or(u64::MAX)
+}
+
+/// Bounds what the system keeps for whom `socket` leads to: so many bytes, so long.
+pub(crate) fn bound_unacknowledged(socket: &impl AsFd, bytes: usize, timeout: Duration) -> io::Result<()> {
+    rustix::net::sockopt::set_socket_send_buffer_size(socket, bytes)?;
+    #[cfg(target_os = "linux")]
+    rustix::net::sockopt::set_tcp_user_timeout(socket, u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX))?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = timeout;
+    Ok(())
 }

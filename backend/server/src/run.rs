@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use rollcall_registry::etcd::connect::{ConnectConfig, Connection};
+use rollcall_shared::api::API;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -15,13 +16,14 @@ use crate::{
     cli::{deregister, listing, register},
     config::{Command, FlagError, ServeConfig},
     dev::{demo, etcd as dev_etcd},
+    fanout::Fanout,
     feed::Feed,
     guard::Guard,
     kept::KeptLeases,
     metrics::Metrics,
     mirror::Mirror,
     routes::{App, Edge, router},
-    serve::serve,
+    serve::{Service, serve},
     sse::Context,
     undo::UndoBook,
 };
@@ -110,19 +112,22 @@ async fn console(listener: TcpListener, config: ServeConfig, connection: Connect
     let feed = Feed::start(&mirror, &connection, &metrics);
     let kept = KeptLeases::start(connection.clone(), Arc::clone(&mirror), shutdown);
     let cluster_name = config.cluster_name.unwrap_or_else(|| connection.endpoints().join(", "));
+    let fanout = Fanout::start(Arc::clone(&mirror), Arc::clone(&metrics), shutdown.clone());
     let app = Arc::new(App {
         context: Context { mirror, connection, metrics, shutdown: shutdown.clone() },
         undo: UndoBook::default(),
         kept,
         assets: Assets::new(&config.base_path, &cluster_name),
     });
+    let stream_path = format!("{}{API}/events", config.base_path);
     let edge = Edge {
         guard: Guard::new(config.allow_hosts, config.auth_token),
         allow_origins: config.allow_origins,
         base_path: config.base_path,
     };
     tracing::info!("listening on http://{address}");
-    serve(listener, router(app, edge), shutdown.clone()).await;
+    let service = Service { app: router(app, edge), stream_path, fanout };
+    serve(listener, service, shutdown.clone()).await;
     feed.stop().await;
 }
 

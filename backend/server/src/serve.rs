@@ -1,6 +1,7 @@
 //! The listener: takes connections in, serves each over HTTP/1.1, and ends them all in time.
 //!
-//! Owns sockets and their bounds. Must not know what is served. HTTP/1.1 alone: without TLS no browser speaks HTTP/2,
+//! Owns sockets and their bounds. Must not know what is served, but for the one path whose connections are served
+//! beside hyper ([`direct`]). HTTP/1.1 alone: without TLS no browser speaks HTTP/2,
 //! and detecting the version would put no bound on a client that connects and says nothing.
 
 use std::{
@@ -13,20 +14,25 @@ use std::{
 };
 
 use axum::Router;
+use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncReadExt as _, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::{Instant, Sleep, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::process::raise_open_files_max;
+use crate::{
+    direct::{self, Opening},
+    fanout::Fanout,
+    process::{bound_unacknowledged, raise_open_files_max},
+};
 
 /// How many connections are served at the same time, where the system allows so many open files; further ones wait to
 /// be accepted.
@@ -44,14 +50,37 @@ pub const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long open connections may take to end once the server is told to.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many bytes of a request's head, and of an answer that is not taken, are kept for one connection.
-const BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// How long a client may leave bytes unacknowledged before its connection counts as broken: one that is gone without a
+/// word says nothing else. Longer than [`STALL_TIMEOUT`], which is for those who answer.
+pub const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Serves `app` to all who connect to `listener`, until `shutdown`; then ends what is open within [`DRAIN_TIMEOUT`].
-pub async fn serve(listener: TcpListener, app: Router, shutdown: CancellationToken) {
-    let connections = TaskTracker::new();
+/// How many bytes the system keeps for a client that does not take them. Linux takes it twice.
+pub const SEND_BUFFER_BYTES: usize = 256 * 1024;
+
+/// How many bytes of a request's head, and of an answer that is not taken, are kept for one connection.
+pub(crate) const BUFFER_BYTES_MAX: usize = 64 * 1024;
+
+/// What is served, and the path whose connections are served beside hyper.
+pub struct Service {
+    /// Every route.
+    pub app: Router,
+    /// Where the stream stands.
+    pub stream_path: String,
+    /// Where its readers are told together.
+    pub fanout: Fanout<TcpStream>,
+}
+
+/// How many connections can be served at the same time: [`CONNECTIONS_MAX`], or what the system allows.
+pub fn connections_max() -> usize {
     let open_files = raise_open_files_max().saturating_sub(OPEN_FILES_RESERVE).max(OPEN_FILES_RESERVE);
-    let places = Arc::new(Semaphore::new(usize::try_from(open_files).unwrap_or(usize::MAX).min(CONNECTIONS_MAX)));
+    usize::try_from(open_files).unwrap_or(usize::MAX).min(CONNECTIONS_MAX)
+}
+
+/// Serves all who connect to `listener`, until `shutdown`; then ends what is open within [`DRAIN_TIMEOUT`].
+pub async fn serve(listener: TcpListener, service: Service, shutdown: CancellationToken) {
+    let service = Arc::new(service);
+    let connections = TaskTracker::new();
+    let places = Arc::new(Semaphore::new(connections_max()));
     loop {
         let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
         let (stream, peer) = tokio::select! {
@@ -66,10 +95,10 @@ pub async fn serve(listener: TcpListener, app: Router, shutdown: CancellationTok
                 }
             },
         };
-        let (app, shutdown) = (app.clone(), shutdown.clone());
+        let (service, shutdown) = (Arc::clone(&service), shutdown.clone());
         connections.spawn(async move {
             let _place = place;
-            serve_connection(stream, peer, app, shutdown).await;
+            serve_connection(stream, peer, &service, shutdown).await;
         });
     }
     drop(listener);
@@ -79,19 +108,50 @@ pub async fn serve(listener: TcpListener, app: Router, shutdown: CancellationTok
     }
 }
 
-async fn serve_connection(stream: TcpStream, peer: SocketAddr, app: Router, shutdown: CancellationToken) {
-    // A change leaves at once: nothing waits for more to go with it.
-    if let Err(error) = stream.set_nodelay(true) {
+async fn serve_connection(stream: TcpStream, peer: SocketAddr, service: &Service, shutdown: CancellationToken) {
+    if let Err(error) = prepare(&stream) {
         tracing::debug!(%peer, %error, "the connection ended as it began");
         return;
     }
+    let opening = tokio::select! {
+        opening = Box::pin(direct::opening(&stream, &service.stream_path)) => opening,
+        () = shutdown.cancelled() => return,
+    };
+    // Each way has its own room: a stream that waits holds none for what it does not do.
+    let ended = match opening {
+        Opening::Nothing => return,
+        Opening::Stream(request) => {
+            direct::serve(stream, request, service.app.clone(), &service.fanout).await.map_err(anyhow::Error::from)
+        }
+        Opening::Other(read) => Box::pin(serve_by_hyper(stream, read, service.app.clone(), shutdown)).await,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, %error, "the connection broke off");
+    }
+}
+
+/// Gives a socket its bounds.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    // A change leaves at once: nothing waits for more to go with it.
+    stream.set_nodelay(true)?;
+    bound_unacknowledged(stream, SEND_BUFFER_BYTES, UNACKNOWLEDGED_TIMEOUT)
+}
+
+async fn serve_by_hyper(
+    stream: TcpStream,
+    read: Bytes,
+    app: Router,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let (reading, writing) = stream.into_split();
+    let stream = tokio::io::join(io::Cursor::new(read).chain(reading), Unstalled::new(writing));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(BUFFER_BYTES_MAX)
         // A message is small: one copy costs less than handing its pieces to the kernel one by one.
         .writev(false)
-        .serve_connection(TokioIo::new(Unstalled::new(stream)), TowerToHyperService::new(app));
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -100,9 +160,7 @@ async fn serve_connection(stream: TcpStream, peer: SocketAddr, app: Router, shut
             connection.await
         }
     };
-    if let Err(error) = ended {
-        tracing::debug!(%peer, %error, "the connection broke off");
-    }
+    Ok(ended?)
 }
 
 /// A socket whose writes fail once nothing was taken for [`STALL_TIMEOUT`] while data waited.
@@ -127,12 +185,6 @@ impl<S> Unstalled<S> {
             Poll::Ready(()) => Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing"))),
             Poll::Pending => Poll::Pending,
         }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Unstalled<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, into)
     }
 }
 

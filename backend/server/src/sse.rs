@@ -24,6 +24,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
+    fanout::{Back, Standing},
     feed::now_ms,
     metrics::{Metrics, StreamGuard},
     mirror::{
@@ -96,6 +97,7 @@ pub struct Reader<P = Connection> {
     ahead: bool,
     tail: watch::Receiver<u64>,
     status: watch::Receiver<Status>,
+    told_status: Status,
     status_due: Instant,
     progress_due: Instant,
     ttl_due: Option<Instant>,
@@ -116,10 +118,31 @@ enum Phase {
     Ended,
 }
 
+/// How far a reader has come.
+#[derive(PartialEq, Eq)]
+enum UpTo {
+    /// There was something to send, and there may be more.
+    Sent,
+    /// It has read all there is.
+    Now,
+}
+
+/// What a reader gives when it is asked for more.
+pub enum Pulled {
+    /// Bytes to send.
+    Piece(Bytes),
+    /// Nothing: from here on it can be told together with others.
+    CaughtUp,
+    /// Nothing any more.
+    End,
+}
+
 impl<P: Past> Reader<P> {
     /// A reader that begins now.
     pub fn new(context: Context<P>, request: Request) -> Self {
         let count = context.mirror.sources().len();
+        let status = context.mirror.status();
+        let told_status = *status.borrow();
         let now = Instant::now();
         Self {
             phase: Phase::Opening,
@@ -132,7 +155,8 @@ impl<P: Past> Reader<P> {
             known: vec![0; count],
             ahead: false,
             tail: context.mirror.tail(),
-            status: context.mirror.status(),
+            told_status,
+            status,
             status_due: now,
             progress_due: now + PROGRESS_INTERVAL,
             ttl_due: None,
@@ -146,9 +170,20 @@ impl<P: Past> Reader<P> {
     /// The next bytes; `None` after the last.
     pub async fn next(&mut self) -> Option<Bytes> {
         loop {
+            match self.pull().await {
+                Pulled::Piece(bytes) => return Some(bytes),
+                Pulled::CaughtUp => self.wait_for_news().await,
+                Pulled::End => return None,
+            }
+        }
+    }
+
+    /// The next bytes; instead of waiting where others could tell this reader what comes, says so.
+    pub async fn pull(&mut self) -> Pulled {
+        loop {
             if let Some(bytes) = self.outbox.pop_front() {
                 self.context.metrics.bytes_sent.inc_by(bytes.len() as u64);
-                return Some(bytes);
+                return Pulled::Piece(bytes);
             }
             match self.phase {
                 Phase::Opening => {
@@ -158,15 +193,63 @@ impl<P: Past> Reader<P> {
                     self.phase = Phase::Waiting;
                 }
                 Phase::Waiting => Box::pin(self.wait_until_known()).await,
-                Phase::Live => self.read_on().await,
-                Phase::Ended => return None,
+                Phase::Live => {
+                    if self.read_on().await == UpTo::Now {
+                        if self.may_join() {
+                            return Pulled::CaughtUp;
+                        }
+                        self.wait_for_news().await;
+                    }
+                }
+                Phase::Ended => return Pulled::End,
             }
         }
     }
 
+    /// Whether what comes is the same for this reader as for every other that may.
+    fn may_join(&mut self) -> bool {
+        self.look_ahead();
+        self.request.selected.everything()
+            && !self.request.ttl
+            && !self.ahead
+            && self.next >= self.shared_from
+            && self.from.iter().all(|from| *from <= self.next)
+            && self.context.mirror.continues(self.next, &self.told)
+    }
+
+    /// Where it stands, for those who tell it what comes.
+    pub fn standing(&self) -> Standing {
+        Standing {
+            next: self.next,
+            status: self.told_status,
+            status_due: self.status_due,
+            progress_due: self.progress_due,
+        }
+    }
+
+    /// Takes in what it was told among others.
+    pub fn come_back(&mut self, back: &Back) {
+        for (source, last) in back.last.iter().enumerate() {
+            if let Some((sequence, position)) = last
+                && *sequence >= self.next
+            {
+                self.at[source] = Some(*position);
+                self.told[source] = position.revision;
+                self.known[source] = 0;
+            }
+        }
+        self.next = back.standing.next;
+        self.status_due = back.standing.status_due;
+        self.told_status = back.standing.status;
+        let status = *self.status.borrow_and_update();
+        if !status.tells_as(&self.told_status) {
+            self.status.mark_changed();
+        }
+    }
+
     fn push_status(&mut self) {
-        let event = self.status.borrow_and_update().event();
-        self.outbox.push_back(named("status", &event));
+        self.told_status = *self.status.borrow_and_update();
+        self.outbox.push_back(named("status", &self.told_status.event()));
         self.status_due = Instant::now() + STATUS_INTERVAL;
     }
 
@@ -213,18 +296,19 @@ impl<P: Past> Reader<P> {
         }
     }
 
-    /// Sends what stands in the ring, or waits for something to send.
-    async fn read_on(&mut self) {
+    /// Sends what stands in the ring, and says whether there was anything to send.
+    async fn read_on(&mut self) -> UpTo {
         // A reader that never comes to an end of what there is hears the time, too, and that the server ends.
         if self.context.shutdown.is_cancelled() {
-            return self.end();
+            self.end();
+            return UpTo::Sent;
         }
         if self.status.has_changed().unwrap_or_default() {
             self.push_status();
         }
         self.send_what_is_due();
         if !self.outbox.is_empty() {
-            return;
+            return UpTo::Sent;
         }
         match self.context.mirror.read(self.next, CHUNK_BYTES_MAX) {
             Reading::Frames(frames) => self.send(&frames),
@@ -232,8 +316,9 @@ impl<P: Past> Reader<P> {
                 Some(parts) => self.outbox.extend(parts),
                 None => self.phase = Phase::Waiting,
             },
-            Reading::UpToDate => self.wait_for_news().await,
+            Reading::UpToDate => return UpTo::Now,
         }
+        UpTo::Sent
     }
 
     async fn wait_for_news(&mut self) {

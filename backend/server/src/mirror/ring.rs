@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use rollcall_shared::{Cause, SourcePosition};
+use rollcall_shared::{Cause, Revision, SourcePosition};
 
 use super::{
     Reading,
@@ -76,13 +76,13 @@ impl Ring {
         self.push(source, SourcePosition::default(), kind, String::new());
     }
 
-    /// What stands from `position` on, up to `bytes_max` of encoded bytes and one frame at the least.
-    pub fn read(&self, position: u64, bytes_max: usize) -> Reading {
+    /// What stands from `position` on, before `until`, up to `bytes_max` of encoded bytes and one frame at the least.
+    pub fn read(&self, position: u64, until: u64, bytes_max: usize) -> Reading {
         let Some(skip) = position.checked_sub(self.start) else { return Reading::Lagged };
         let skip = usize::try_from(skip).unwrap_or(usize::MAX).min(self.frames.len());
         let mut bytes = 0;
         let mut frames = Vec::new();
-        for frame in self.frames.range(skip..) {
+        for frame in self.frames.range(skip..).take_while(|frame| frame.sequence < until) {
             if !frames.is_empty() && bytes + frame.bytes.len() > bytes_max {
                 break;
             }
@@ -111,6 +111,17 @@ impl Ring {
         let skip = usize::try_from(from.saturating_sub(self.start)).unwrap_or(usize::MAX).min(self.frames.len());
         let changes = |frame: &&Arc<Frame>| frame.source == source && !matches!(frame.kind, FrameKind::Cause { .. });
         self.frames.range(skip..).find(changes).map_or(self.end(), |frame| frame.sequence)
+    }
+
+    /// The revision from which the first change of source number `source` from `from` on continues; none where there is
+    /// no such change, and 0 where it is a snapshot.
+    pub fn after_at(&self, source: usize, from: u64) -> Option<Revision> {
+        let skip = usize::try_from(from.saturating_sub(self.start)).unwrap_or(usize::MAX).min(self.frames.len());
+        self.frames.range(skip..).filter(|frame| frame.source == source).find_map(|frame| match &frame.kind {
+            FrameKind::Changed { delta, .. } => Some(delta.after),
+            FrameKind::Replaced { .. } => Some(0),
+            FrameKind::Cause { .. } => None,
+        })
     }
 
     /// The first frame about `source`, a cause or another, that a reader does not know who knows it as of `known`, or

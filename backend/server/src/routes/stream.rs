@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
+    Extension,
     body::Body,
     extract::State,
     http::{HeaderMap, header},
@@ -13,12 +14,18 @@ use rollcall_shared::Cursor;
 
 use super::{App, ask::Query};
 use crate::{
+    direct::{Direct, Handover},
     mirror::frame::Selected,
     sse::{Reader, Request},
 };
 
 /// `GET /events`. Answers 200 in every passing trouble, since an `EventSource` never tries again after anything else.
-pub async fn events(State(app): State<Arc<App>>, query: Query, headers: HeaderMap) -> Response {
+pub async fn events(
+    State(app): State<Arc<App>>,
+    query: Query,
+    direct: Option<Extension<Direct>>,
+    headers: HeaderMap,
+) -> Response {
     let last_event_id = headers.get("last-event-id").map(|value| String::from_utf8_lossy(value.as_bytes()));
     let cursor = match last_event_id.as_deref().filter(|id| !id.is_empty()) {
         Some(id) => Some(Cursor::decode(id)),
@@ -30,14 +37,17 @@ pub async fn events(State(app): State<Arc<App>>, query: Query, headers: HeaderMa
         ttl: query.all("ttl").any(|value| value == "1" || value == "true"),
     };
     let reader = Reader::new(app.context.clone(), request);
-    let bytes = stream::unfold(reader, async |mut reader| {
-        let bytes = reader.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(bytes), reader))
-    });
-    let headers = [
+    let fields = [
         (header::CONTENT_TYPE.as_str(), "text/event-stream"),
         (header::CACHE_CONTROL.as_str(), "no-store"),
         ("x-accel-buffering", "no"),
     ];
-    (headers, Body::from_stream(bytes)).into_response()
+    if direct.is_some() {
+        return (fields, Extension(Handover::new(reader))).into_response();
+    }
+    let bytes = stream::unfold(reader, async |mut reader| {
+        let bytes = reader.next().await?;
+        Some((Ok::<_, std::convert::Infallible>(bytes), reader))
+    });
+    (fields, Body::from_stream(bytes)).into_response()
 }

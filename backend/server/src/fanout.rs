@@ -1,0 +1,354 @@
+//! Readers of everything who know all that was told so far, told together: each piece is made once, and one loop hands
+//! it to one socket after the other.
+//!
+//! Owns the lines of those readers for as long as they follow, and nothing of what they are told: a reader whose socket
+//! does not take a piece at once goes back to its own task with what is left, and joins again once it has caught up.
+//! Must not know HTTP beyond the chunk that a piece is sent in.
+
+use std::{io, sync::Arc, time::Duration};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use rollcall_shared::SourcePosition;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::yield_now,
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use crate::{
+    metrics::Metrics,
+    mirror::{
+        Mirror, Reading, Status,
+        frame::{Frame, FrameKind, named},
+    },
+};
+
+/// How many bytes of frames go out in one piece.
+const PIECE_BYTES_MAX: usize = 256 * 1024;
+
+/// After how many lines the loop lets others have the thread.
+const LINES_A_TURN: usize = 256;
+
+/// What it takes, roughly, to tell a reader that is not among these: one that selects, or that hyper serves.
+const OTHERS_COST: Duration = Duration::from_micros(12);
+
+/// How often the loop looks for lines that are due for a status or a progress, or have ended.
+const TICK: Duration = Duration::from_millis(250);
+
+/// How often a line hears how it is with etcd, though nothing changed; up to [`STATUS_JITTER`] later, so that not all
+/// are due at once. A reader that has just joined may have waited as long by itself, and the contract allows 10 s.
+const STATUS_INTERVAL: Duration = Duration::from_secs(4);
+const STATUS_JITTER: Duration = Duration::from_secs(1);
+
+/// Where bytes go: a socket, or what a test puts in its place.
+pub trait Line: Send + Sync + 'static {
+    /// Takes what it can at once.
+    ///
+    /// # Errors
+    /// `WouldBlock` where it can take nothing now, anything else where it has ended.
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Waits until it may take something again.
+    ///
+    /// # Errors
+    /// Where it has ended.
+    fn writable(&self) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// Waits until the other end has gone.
+    fn gone(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// Where the readers' tasks leave their lines.
+pub struct Fanout<L> {
+    joining: mpsc::UnboundedSender<Member<L>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// Where a reader stands that joins.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing {
+    /// The position in the ring.
+    pub next: u64,
+    /// How it is with etcd, as the reader was told.
+    pub status: Status,
+    /// When it is to hear that again.
+    pub status_due: Instant,
+    /// When it is to hear how far it has come.
+    pub progress_due: Instant,
+}
+
+/// A line that follows.
+struct Member<L> {
+    line: Arc<L>,
+    standing: Standing,
+    back: oneshot::Sender<Back>,
+}
+
+/// What a reader's task gets back.
+#[derive(Debug)]
+pub struct Back {
+    /// What the line has not taken yet, framed as it is to be sent.
+    pub rest: Bytes,
+    /// Where its reader stands now.
+    pub standing: Standing,
+    /// For each source the last frame that was told, and where the source stood after it.
+    pub last: Arc<[Option<(u64, SourcePosition)>]>,
+}
+
+/// What becomes of a line when others are told something.
+enum Due<'a> {
+    /// It is told this.
+    Piece(&'a Bytes),
+    /// It is told nothing.
+    Nothing,
+    /// Its reader is to see by itself.
+    Back,
+}
+
+/// What a line did with a piece.
+enum Taken {
+    All,
+    /// This is left.
+    Part(Bytes),
+    Ended,
+}
+
+impl<L: Line> Fanout<L> {
+    /// Starts to tell what comes to `mirror`, until `shutdown`.
+    pub fn start(mirror: Arc<Mirror>, metrics: Arc<Metrics>, shutdown: CancellationToken) -> Self {
+        let (joining, joins) = mpsc::unbounded_channel();
+        let cohort = Cohort {
+            next: mirror.told_until(),
+            last: vec![None; mirror.sources().len()].into(),
+            members: Vec::new(),
+            status: *mirror.status().borrow(),
+            mirror,
+            metrics,
+        };
+        let task = tokio::spawn(cohort.run(joins, shutdown));
+        Self { joining, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Leaves `line` to be told what comes from where its reader stands. The receiver gets it back; it fails where the
+    /// line has ended.
+    pub fn join(&self, line: Arc<L>, standing: Standing) -> oneshot::Receiver<Back> {
+        let (back, received) = oneshot::channel();
+        // Where the loop has ended, so has the server: the receiver fails, as for any line that ends.
+        drop(self.joining.send(Member { line, standing, back }));
+        received
+    }
+}
+
+struct Cohort<L> {
+    mirror: Arc<Mirror>,
+    metrics: Arc<Metrics>,
+    /// Up to here all were told who follow.
+    next: u64,
+    last: Arc<[Option<(u64, SourcePosition)>]>,
+    members: Vec<Member<L>>,
+    /// How it is with etcd, as all of them were told.
+    status: Status,
+}
+
+impl<L: Line> Cohort<L> {
+    async fn run(mut self, mut joins: mpsc::UnboundedReceiver<Member<L>>, shutdown: CancellationToken) {
+        let (mut tail, mut status) = (self.mirror.tail(), self.mirror.status());
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                _ = tail.changed() => self.tell_news().await,
+                Some(member) = joins.recv() => self.take_in(member),
+                Ok(()) = status.changed() => {
+                    self.status = *status.borrow_and_update();
+                    self.tell_status(|_, _| true).await;
+                }
+                _ = ticks.tick() => self.look_around().await,
+            }
+        }
+        // Each says goodbye by itself.
+        joins.close();
+        while let Some(member) = joins.recv().await {
+            self.members.push(member);
+        }
+        for member in std::mem::take(&mut self.members) {
+            self.give_back(member, Bytes::new());
+        }
+    }
+
+    /// A reader that was overtaken on its way here goes back at once.
+    fn take_in(&mut self, member: Member<L>) {
+        if member.standing.next < self.next || !member.standing.status.tells_as(&self.status) {
+            self.give_back(member, Bytes::new());
+        } else {
+            self.members.push(member);
+        }
+    }
+
+    fn give_back(&self, member: Member<L>, rest: Bytes) {
+        let Member { standing, back, .. } = member;
+        // Where nobody waits for it the reader has gone.
+        drop(back.send(Back { rest, standing, last: Arc::clone(&self.last) }));
+    }
+
+    /// Tells what stands in the ring and was not told yet.
+    async fn tell_news(&mut self) {
+        let started = Instant::now();
+        let mut told = 0;
+        loop {
+            match self.mirror.read(self.next, PIECE_BYTES_MAX) {
+                Reading::Frames(frames) => {
+                    told += frames.len();
+                    self.tell_frames(&frames).await;
+                }
+                Reading::UpToDate => break,
+                Reading::Lagged => {
+                    // Each is told so by itself.
+                    self.next = self.mirror.told_until();
+                    for member in std::mem::take(&mut self.members) {
+                        self.give_back(member, Bytes::new());
+                    }
+                }
+            }
+        }
+        let others = self.metrics.streams_open().saturating_sub(self.members.len());
+        let others = OTHERS_COST.saturating_mul(u32::try_from(others).unwrap_or(u32::MAX));
+        self.mirror.told_in(started.elapsed() + others, told);
+    }
+
+    async fn tell_frames(&mut self, frames: &[Arc<Frame>]) {
+        let from = self.next;
+        let piece = piece_of(frames);
+        let mut last = self.last.to_vec();
+        let mut deltas = 0;
+        for frame in frames {
+            self.next = frame.sequence + 1;
+            if !matches!(frame.kind, FrameKind::Cause { .. }) {
+                last[frame.source] = Some((frame.sequence, frame.position));
+                deltas += 1;
+            }
+        }
+        self.last = last.into();
+        let next = self.next;
+        let mut lines = 0;
+        self.each(|member| {
+            if member.standing.next == from {
+                member.standing.next = next;
+                lines += 1;
+                Due::Piece(&piece)
+            } else if member.standing.next < next {
+                // It stands between two frames that are told together.
+                Due::Back
+            } else {
+                Due::Nothing
+            }
+        })
+        .await;
+        self.metrics.deliveries.inc_by(deltas * lines);
+        self.metrics.bytes_sent.inc_by(lines * piece.len() as u64);
+    }
+
+    /// Hands each line what is due to it; those that do not take all of it go back to their readers.
+    async fn each<'a>(&mut self, mut due: impl FnMut(&mut Member<L>) -> Due<'a>) {
+        let mut index = 0;
+        while index < self.members.len() {
+            let member = &mut self.members[index];
+            let rest = match due(member) {
+                Due::Nothing => None,
+                Due::Back => Some(Bytes::new()),
+                Due::Piece(piece) => match member.take(piece) {
+                    Taken::All => None,
+                    Taken::Part(rest) => Some(rest),
+                    Taken::Ended => {
+                        drop(self.members.swap_remove(index));
+                        continue;
+                    }
+                },
+            };
+            match rest {
+                None => index += 1,
+                Some(rest) => {
+                    let member = self.members.swap_remove(index);
+                    self.give_back(member, rest);
+                }
+            }
+            if index % LINES_A_TURN == LINES_A_TURN - 1 {
+                yield_now().await;
+            }
+        }
+    }
+
+    /// Tells those who are due how it is with etcd.
+    async fn tell_status(&mut self, due: impl Fn(&Member<L>, Instant) -> bool) {
+        let status = self.status;
+        let piece = chunk(&[named("status", &status.event())]);
+        let now = Instant::now();
+        self.each(|member| {
+            if !due(member, now) {
+                return Due::Nothing;
+            }
+            member.standing.status = status;
+            member.standing.status_due = now + STATUS_INTERVAL + STATUS_JITTER.mul_f32(fastrand::f32());
+            Due::Piece(&piece)
+        })
+        .await;
+    }
+
+    /// Tells the status where it is due, gives back the lines whose readers have something to say by themselves, and
+    /// forgets those that ended.
+    async fn look_around(&mut self) {
+        self.tell_status(|member, now| member.standing.status_due <= now).await;
+        let now = Instant::now();
+        let mut index = 0;
+        while index < self.members.len() {
+            if self.members[index].back.is_closed() {
+                drop(self.members.swap_remove(index));
+            } else if self.members[index].standing.progress_due <= now {
+                let member = self.members.swap_remove(index);
+                self.give_back(member, Bytes::new());
+            } else {
+                index += 1;
+            }
+        }
+    }
+}
+
+impl<L: Line> Member<L> {
+    fn take(&self, piece: &Bytes) -> Taken {
+        match self.line.try_write(piece) {
+            Ok(taken) if taken == piece.len() => Taken::All,
+            Ok(taken) => Taken::Part(piece.slice(taken..)),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                Taken::Part(piece.clone())
+            }
+            Err(_) => Taken::Ended,
+        }
+    }
+}
+
+fn piece_of(frames: &[Arc<Frame>]) -> Bytes {
+    let pieces: Vec<Bytes> = frames.iter().map(|frame| frame.bytes.clone()).collect();
+    chunk(&pieces)
+}
+
+/// The bytes of `pieces` as one chunk of HTTP/1.1.
+pub fn chunk(pieces: &[Bytes]) -> Bytes {
+    let length: usize = pieces.iter().map(Bytes::len).sum();
+    let head = format!("{length:x}\r\n");
+    let mut chunk = BytesMut::with_capacity(head.len() + length + 2);
+    chunk.put_slice(head.as_bytes());
+    for piece in pieces {
+        chunk.put_slice(piece);
+    }
+    chunk.put_slice(b"\r\n");
+    chunk.freeze()
+}
+
+/// What ends a body of chunks.
+pub const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
+
+#[cfg(test)]
+mod tests;
