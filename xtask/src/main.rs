@@ -21,8 +21,9 @@ cargo xtask VERB
   test [--long] [NAME]  every test whose name holds NAME (all of them without one): unit, property, integration
                         with a real etcd, and the page in a real browser; --long also the slow ones
   bench [--quick] [NAME]
-                        what pushing a change costs, each beside another way of doing the same: latency, fanout,
-                        rapid, memory; all of them without a NAME; --quick for a short look
+                        what pushing a change costs, each beside another way of doing the same: fanout, rapid,
+                        flood, hubs, latency, memory, writers, ready, stalled; all of them without a NAME; --quick for
+                        a short look
   lint                  rustfmt and clippy, natively and for WebAssembly
   help                  this
 
@@ -34,7 +35,7 @@ command installs it.";
 const LONG_CASES: &str = "100000";
 
 /// The benchmarks of `tests/src/bin/bench`.
-const BENCHES: [&str; 4] = ["latency", "fanout", "rapid", "memory"];
+const BENCHES: [&str; 9] = ["fanout", "rapid", "flood", "hubs", "latency", "memory", "writers", "ready", "stalled"];
 
 /// What was asked for.
 enum Verb {

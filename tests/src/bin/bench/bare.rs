@@ -68,10 +68,10 @@ impl Bare {
         self.process.pid()
     }
 
-    /// Opens so many streams to it.
-    pub async fn readers(&mut self, streams: u64) -> anyhow::Result<Readers> {
+    /// Opens so many streams to it, and looks into one of so many.
+    pub async fn readers(&mut self, streams: u64, one_of: u64) -> anyhow::Result<Readers> {
         let request = "GET / HTTP/1.1\r\n\r\n".to_owned();
-        let target = Target { address: self.streams.clone(), request, mark: PLAIN };
+        let target = Target { address: self.streams.clone(), request, mark: PLAIN, one_of };
         self.control.get_mut().write_all(format!("accept {streams}\n").as_bytes()).await?;
         let readers = Readers::settled(&target, streams).await?;
         self.answer().await?;

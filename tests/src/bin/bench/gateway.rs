@@ -21,5 +21,5 @@ pub fn target(etcd: &Etcd) -> Target {
         etcd.address(),
         body.len()
     );
-    Target { address: etcd.address(), request, mark: BASE64 }
+    Target { address: etcd.address(), request, mark: BASE64, one_of: 1 }
 }

@@ -6,14 +6,20 @@
 
 mod bare;
 mod fanout;
+mod flood;
 mod gateway;
+mod hubs;
 mod latency;
 mod load;
 mod memory;
 mod readers;
+mod ready;
+mod stalled;
 mod stamp;
 mod table;
 mod usage;
+mod ways;
+mod writers;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -57,11 +63,16 @@ fn measure(name: &str, plan: Plan) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         match name {
-            "latency" => Box::pin(latency::measure()).await,
+            "latency" => Box::pin(latency::measure(plan)).await,
             "fanout" => Box::pin(fanout::measure(plan, 100)).await,
             "rapid" => Box::pin(fanout::measure(plan, 1_000)).await,
+            "flood" => Box::pin(flood::measure(plan)).await,
+            "hubs" => Box::pin(hubs::measure(plan)).await,
             "memory" => Box::pin(memory::measure(plan)).await,
-            other => bail!("there is no benchmark {other:?}; there are latency, fanout, rapid and memory"),
+            "writers" => Box::pin(writers::measure(plan)).await,
+            "ready" => Box::pin(ready::measure(plan)).await,
+            "stalled" => Box::pin(stalled::measure(plan)).await,
+            other => bail!("there is no benchmark {other:?}; `cargo xtask bench` knows them all"),
         }
     })
 }

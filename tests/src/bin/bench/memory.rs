@@ -68,13 +68,13 @@ pub async fn measure(plan: Plan) -> anyhow::Result<()> {
 
 async fn taken(pid: u32, target: &Target, etcd: &Etcd) -> anyhow::Result<Taken> {
     let before = still(pid).await?;
-    let readers = Readers::settled(target, STREAMS).await?;
+    let _readers = Readers::settled(target, STREAMS).await?;
     let opened = still(pid).await?;
     load::puts(etcd, CHANGES_PER_S, STILL).await?;
     let used = still(pid).await?;
     let each = |now: Memory| Memory {
-        rss: (now.rss - before.rss) / float(readers.streams()),
-        anonymous: (now.anonymous - before.anonymous) / float(readers.streams()),
+        rss: (now.rss - before.rss) / float(STREAMS),
+        anonymous: (now.anonymous - before.anonymous) / float(STREAMS),
     };
     Ok(Taken { opened: each(opened), used: each(used) })
 }

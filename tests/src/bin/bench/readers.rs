@@ -13,8 +13,9 @@ use std::{
 };
 
 use anyhow::bail;
+use rustix::net::RecvFlags;
 use tokio::{
-    io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf},
+    io::{AsyncRead as _, AsyncWriteExt as _, Interest, ReadBuf},
     net::TcpStream,
     time::{Instant, sleep},
 };
@@ -22,7 +23,7 @@ use tokio::{
 use crate::stamp;
 
 /// One for all streams of a thread.
-const BUFFER_BYTES: usize = 512 * 1024;
+const BUFFER_BYTES: usize = 1024 * 1024;
 
 /// How many streams may wait for their first byte while more are opened: less than any listener's backlog.
 const OPENING_MAX: u64 = 64;
@@ -46,6 +47,9 @@ pub struct Target {
     pub request: String,
     /// How a delivery is found.
     pub mark: Mark,
+    /// One stream of so many is looked into; what comes on the others is thrown away unseen, for load that would
+    /// otherwise be the readers' more than the sender's.
+    pub one_of: u64,
 }
 
 /// What stands once in every delivery.
@@ -97,10 +101,12 @@ fn position(bytes: &[u8], byte: u8) -> Option<usize> {
 /// What has come so far.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Totals {
-    /// Changes on streams.
+    /// Changes on streams that are looked into.
     pub deliveries: u64,
-    /// Bytes on all streams, with HTTP's.
+    /// Bytes on these, with HTTP's.
     pub bytes: u64,
+    /// Bytes on the others.
+    pub unseen: u64,
 }
 
 /// How long deliveries took, counted by steps of `STEP_US`.
@@ -144,6 +150,7 @@ impl Delays {
 pub struct Readers {
     shared: Arc<Shared>,
     streams: u64,
+    one_of: u64,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -153,6 +160,7 @@ struct Shared {
     closed: AtomicU64,
     deliveries: AtomicU64,
     bytes: AtomicU64,
+    unseen: AtomicU64,
     delays: Mutex<Delays>,
     stop: AtomicBool,
 }
@@ -166,7 +174,7 @@ impl Readers {
             let (shared, target) = (Arc::clone(&shared), target.clone());
             thread::spawn(move || runtime.block_on(open_all(&target, streams, &shared)))
         };
-        Ok(Self { shared, streams, thread: Some(thread) })
+        Ok(Self { shared, streams, one_of: target.one_of, thread: Some(thread) })
     }
 
     /// Opens so many streams and waits until all stand and nothing more comes of what stood before.
@@ -197,16 +205,12 @@ impl Readers {
         self.shared.closed.load(Ordering::Relaxed)
     }
 
-    /// How many streams were asked for.
-    pub fn streams(&self) -> u64 {
-        self.streams
-    }
-
     /// What has come so far.
     pub fn totals(&self) -> Totals {
         Totals {
             deliveries: self.shared.deliveries.load(Ordering::Relaxed),
             bytes: self.shared.bytes.load(Ordering::Relaxed),
+            unseen: self.shared.unseen.load(Ordering::Relaxed),
         }
     }
 
@@ -215,10 +219,27 @@ impl Readers {
         std::mem::take(&mut *self.shared.delays.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits until so many deliveries have come, or none comes any more, or it takes too long.
-    pub async fn trail(&self, deliveries: u64, within: Duration) {
+    /// Deliveries and bytes on all streams since then. Those on streams that are not looked into are told by their
+    /// bytes: every stream gets the same messages.
+    pub fn since(&self, before: Totals) -> (u64, u64) {
+        let now = self.totals();
+        let (deliveries, bytes) = (now.deliveries - before.deliveries, now.bytes - before.bytes);
+        let unseen = now.unseen - before.unseen;
+        let more = u128::from(deliveries) * u128::from(unseen) / u128::from(bytes.max(1));
+        (deliveries + u64::try_from(more).expect("no more than bytes"), bytes + unseen)
+    }
+
+    /// Waits until so many changes have come on all streams, or it takes too long.
+    pub async fn trail(&self, before: Totals, changes: u64, within: Duration) {
         let start = Instant::now();
-        while self.totals().deliveries < deliveries && start.elapsed() < within {
+        let due = before.deliveries + changes * self.streams.div_ceil(self.one_of);
+        let mut unseen = u64::MAX;
+        while start.elapsed() < within {
+            let now = self.totals();
+            if now.deliveries >= due && (self.one_of == 1 || now.unseen == unseen) {
+                return;
+            }
+            unseen = now.unseen;
             sleep(Duration::from_millis(20)).await;
         }
     }
@@ -239,7 +260,11 @@ async fn open_all(target: &Target, streams: u64, shared: &Arc<Shared>) {
             sleep(Duration::from_millis(1)).await;
         }
         let Ok(stream) = open(&target.address, &target.request).await else { break };
-        tokio::spawn(read(stream, target.mark, Arc::clone(shared)));
+        if opened % target.one_of == 0 {
+            tokio::spawn(read(stream, target.mark, Arc::clone(shared)));
+        } else {
+            tokio::spawn(discard(stream, Arc::clone(shared)));
+        }
     }
     while !stopped(shared) {
         sleep(Duration::from_millis(50)).await;
@@ -292,6 +317,28 @@ async fn read(mut stream: TcpStream, mark: Mark, shared: Arc<Shared>) {
                 shared.answered.fetch_add(1, Ordering::Relaxed);
             }
             Ok(_) => {}
+        }
+    }
+    shared.closed.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Takes what comes without even copying it out of the kernel.
+async fn discard(stream: TcpStream, shared: Arc<Shared>) {
+    let mut answered = false;
+    loop {
+        let read = stream.async_io(Interest::READABLE, || {
+            let taken = BUFFER.with_borrow_mut(|buffer| rustix::net::recv(&stream, &mut buffer[..], RecvFlags::TRUNC));
+            taken.map(|(_, taken)| taken).map_err(std::io::Error::from)
+        });
+        match read.await {
+            Ok(0) | Err(_) => break,
+            Ok(read) => {
+                shared.unseen.fetch_add(read as u64, Ordering::Relaxed);
+                if !answered {
+                    answered = true;
+                    shared.answered.fetch_add(1, Ordering::Relaxed);
+                }
+            }
         }
     }
     shared.closed.fetch_add(1, Ordering::Relaxed);

@@ -25,6 +25,11 @@ pub fn value(id: u32, stamp_us: u64) -> String {
     kratos("bench", &format!("{id:06}"), "http://10.0.0.1:8000").replacen("v1", &text(stamp_us), 1)
 }
 
+/// Such a value with so many bytes more in its metadata.
+pub fn padded(id: u32, stamp_us: u64, bytes: usize) -> String {
+    value(id, stamp_us).replacen("\"a\"", &format!("\"a{}\"", "a".repeat(bytes)), 1)
+}
+
 /// The key of that value.
 pub fn key(id: u32) -> String {
     format!("{}bench/{id:06}", crate::load::PREFIX)

@@ -59,7 +59,7 @@ pub fn verdict(what: &str, ratio: f64, target: f64, wanted: Wanted) {
         Wanted::AtLeast => ("≥", ratio >= target),
         Wanted::AtMost => ("≤", ratio <= target),
     };
-    println!("  {what}: {ratio:.2} (target {sign} {target}: {})", if met { "met" } else { "missed" });
+    println!("  {what}: {ratio:.3} (target {sign} {target}: {})", if met { "met" } else { "missed" });
 }
 
 /// Which side of a target is good.
