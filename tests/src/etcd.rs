@@ -8,7 +8,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use etcd_client::{AlarmAction, AlarmType, Client, Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp};
+use etcd_client::{AlarmAction, AlarmType, Client, CompactionOptions, Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp};
 use tempfile::TempDir;
 
 use crate::{
@@ -295,7 +295,8 @@ impl Etcd {
 
     /// Throws the history up to `revision` away.
     pub async fn compact(&self, revision: i64) {
-        self.client().await.compact(revision, None).await.expect("etcd compacts");
+        let options = CompactionOptions::new().with_physical();
+        self.client().await.compact(revision, Some(options)).await.expect("etcd compacts");
     }
 
     /// Starts it again on its data without waiting until it answers, which without a quorum it does not.

@@ -6,6 +6,7 @@
 
 pub mod browser;
 pub mod etcd;
+pub mod faults;
 pub mod http;
 pub mod process;
 pub mod proxy;
