@@ -187,6 +187,9 @@ fn test(machine: &Machine, long: bool, filter: Option<&str>) -> ExitCode {
 
 fn bench(machine: &mut Machine, names: &[String], quick: bool) -> Outcome<()> {
     let etcd36 = tools::etcd36(machine)?;
+    if names.iter().any(|name| name == "hubs") {
+        tools::hubs(machine);
+    }
     for name in names {
         let mut cargo = machine.cargo();
         cargo.args(["run", "--release", "--locked", "--package", "rollcall-tests", "--bin", "bench", "--"]);

@@ -154,37 +154,59 @@ fn packages(machine: &Machine, programs: &[&str], debian: &[&str], elsewhere: &s
         return Ok(());
     }
     let failure = || Failure(format!("{} missing: {elsewhere}", missing.join(" and ")));
-    let apt = apt_get(machine).ok_or_else(failure)?;
-    let mut update = apt(machine);
-    update.args(["update", "--quiet"]);
-    step::run("apt-get update", update)?;
-    let mut install = apt(machine);
-    install.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(debian);
-    step::run(&format!("apt-get install {}", debian.join(" ")), install).map_err(|_| failure())?;
+    on_path("apt-get").ok_or_else(failure)?;
+    apt_install(machine, as_root(machine).ok_or_else(failure)?, debian).map_err(|_| failure())?;
     if programs.iter().all(|program| on_path(program).is_some()) { Ok(()) } else { Err(failure()) }
 }
 
-/// How apt-get can be called without asking anybody, if it can.
-fn apt_get(machine: &Machine) -> Option<fn(&Machine) -> Command> {
-    fn as_root(machine: &Machine) -> Command {
-        let mut apt = machine.command("apt-get");
-        apt.env("DEBIAN_FRONTEND", "noninteractive");
-        apt
+fn apt_install(machine: &Machine, root: fn(&Machine, &str) -> Command, debian: &[&str]) -> Outcome<()> {
+    let mut update = root(machine, "apt-get");
+    update.args(["update", "--quiet"]);
+    step::run("apt-get update", update)?;
+    let mut install = root(machine, "apt-get");
+    install.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(debian);
+    step::run(&format!("apt-get install {}", debian.join(" ")), install)
+}
+
+/// How a program can be run as root without asking anybody, if it can.
+fn as_root(machine: &Machine) -> Option<fn(&Machine, &str) -> Command> {
+    fn direct(machine: &Machine, program: &str) -> Command {
+        let mut command = machine.command(program);
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command
     }
-    fn by_sudo(machine: &Machine) -> Command {
-        let mut apt = machine.command("sudo");
-        apt.args(["-n", "env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
-        apt
+    fn by_sudo(machine: &Machine, program: &str) -> Command {
+        let mut sudo = machine.command("sudo");
+        sudo.args(["-n", "env", "DEBIAN_FRONTEND=noninteractive", program]);
+        sudo
     }
-    on_path("apt-get")?;
     let mut id = machine.command("id");
     id.arg("-u");
     if step::output(id).is_ok_and(|id| id.trim() == "0") {
-        return Some(as_root);
+        return Some(direct);
     }
     let mut sudo = machine.command("sudo");
     sudo.args(["-n", "true"]);
-    step::output(sudo).is_ok().then_some(by_sudo as fn(&Machine) -> Command)
+    step::output(sudo).is_ok().then_some(by_sudo as fn(&Machine, &str) -> Command)
+}
+
+/// nchan (a module of nginx) and pushpin, which `bench hubs` compares with. The benchmark says itself what is missing.
+pub fn hubs(machine: &Machine) {
+    const FILES: [&str; 2] = ["/usr/lib/nginx/modules/ngx_nchan_module.so", "/usr/lib/pushpin/internal.conf"];
+    if FILES.iter().all(|file| Path::new(file).is_file()) || on_path("apt-get").is_none() {
+        return;
+    }
+    let Some(root) = as_root(machine) else { return };
+    let fresh = on_path("nginx").is_none() && !Path::new("/usr/sbin/nginx").is_file();
+    if let Err(Failure(why)) = apt_install(machine, root, &["nginx", "libnginx-mod-nchan", "pushpin"]) {
+        step::say(&why);
+    }
+    // Debian starts what it installs; the benchmark starts its own, on loopback.
+    if fresh && on_path("systemctl").is_some() {
+        let mut stop = root(machine, "systemctl");
+        stop.args(["disable", "--now", "nginx", "pushpin", "zurl"]);
+        drop(step::output(stop));
+    }
 }
 
 /// etcd 3.6 built from its source, where there is a Go to do so: what `bench fanout` compares with. Debian's is 3.4.

@@ -184,7 +184,8 @@ http {{
     Ok(command)
 }
 
-/// pushpin with its built-in test route, which holds every request open on one channel, and no limit of its rate.
+/// pushpin with its built-in test route, which holds every request open on one channel. Without a limit of its rate
+/// it sends at once; with any, messages wait for a timer, and under this load for seconds.
 fn pushpin(folder: &Path, address: &str, publish: &str) -> anyhow::Result<Command> {
     let dir = folder.display();
     let (_, publish_port) = publish.rsplit_once(':').context("an address has a port")?;
@@ -218,8 +219,8 @@ push_in_http_max_headers_size=10000
 push_in_http_max_body_size=1000000
 stats_spec=ipc://{dir}/run/stats
 command_spec=tcp://127.0.0.1:{command}
-message_rate=10000000
-message_hwm=10000000
+message_rate=0
+message_hwm=0
 message_wait=5000
 id_cache_ttl=60
 connection_subscription_max=20

@@ -31,7 +31,7 @@ struct Taken {
 
 /// Measures, and prints.
 pub async fn measure(plan: Plan) -> anyhow::Result<()> {
-    let rounds = if plan.quick { 1 } else { 3 };
+    let rounds = plan.rounds();
     println!("{STREAMS} idle streams; growth in KiB a stream, {rounds} rounds by turns, medians");
     let (mut ours, mut gateways) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
