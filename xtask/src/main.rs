@@ -24,6 +24,9 @@ cargo xtask VERB
                         what pushing a change costs, each beside another way of doing the same: fanout, rapid,
                         flood, hubs, latency, memory, writers, ready, stalled; all of them without a NAME; --quick for
                         a short look
+  faults [--seed N] [--rounds N] [FAULT…]
+                        the stream under every fault, on real processes, each round with a seed of its own; `causes`
+                        counts what is said of planted departures; --help lists the faults
   lint                  rustfmt and clippy, natively and for WebAssembly
   help                  this
 
@@ -44,12 +47,13 @@ enum Verb {
     Run(Vec<String>),
     Test { long: bool, filter: Option<String> },
     Bench { names: Vec<String>, quick: bool },
+    Faults(Vec<String>),
     Lint,
 }
 
 fn parse(args: &[String]) -> Result<Verb, String> {
     let Some((verb, rest)) = args.split_first() else {
-        return Err("which verb? One of run, build, test, bench, lint; `cargo xtask help` says more".into());
+        return Err("which verb? One of run, build, test, bench, faults, lint; `cargo xtask help` says more".into());
     };
     let none = |verb: Verb| match rest {
         [] => Ok(verb),
@@ -60,6 +64,7 @@ fn parse(args: &[String]) -> Result<Verb, String> {
         "build" => none(Verb::Build),
         "lint" => none(Verb::Lint),
         "run" => Ok(Verb::Run(rest.to_vec())),
+        "faults" => Ok(Verb::Faults(rest.to_vec())),
         "test" => {
             let (mut long, mut filter) = (false, None);
             for arg in rest {
@@ -90,7 +95,7 @@ fn parse(args: &[String]) -> Result<Verb, String> {
             }
             Ok(Verb::Bench { names, quick: !flags.is_empty() })
         }
-        unknown => Err(format!("there is no `{unknown}`; there are run, build, test, bench, lint and help")),
+        unknown => Err(format!("there is no `{unknown}`; there are run, build, test, bench, faults, lint and help")),
     }
 }
 
@@ -139,6 +144,11 @@ fn perform(verb: Verb) -> Outcome<ExitCode> {
             tools::etcd(&machine)?;
             build(&mut machine)?;
             bench(&mut machine, &names, quick)?;
+        }
+        Verb::Faults(args) => {
+            tools::etcd(&machine)?;
+            build(&mut machine)?;
+            return faults(&machine, &args);
         }
         Verb::Lint => lint(&mut machine)?,
     }
@@ -200,6 +210,18 @@ fn bench(machine: &mut Machine, names: &[String], quick: bool) -> Outcome<()> {
         step::run(&format!("bench {name}"), cargo)?;
     }
     Ok(())
+}
+
+fn faults(machine: &Machine, args: &[String]) -> Outcome<ExitCode> {
+    let mut cargo = machine.cargo();
+    cargo.args(["run", "--release", "--locked", "--package", "rollcall-tests", "--bin", "faults", "--"]);
+    cargo.args(args).env("ROLLCALL_BIN", machine.binary());
+    // Debian's 3.4 loses events by itself: what the server loses is judged over an etcd that does not.
+    match tools::etcd36(machine)? {
+        Some(etcd36) => drop(cargo.env("ROLLCALL_ETCD_BIN", etcd36)),
+        None => step::say("this is judged over the etcd on the PATH, which may lose events itself where it is 3.4"),
+    }
+    step::become_child(cargo)
 }
 
 fn lint(machine: &mut Machine) -> Outcome<()> {
