@@ -167,7 +167,7 @@ impl Reader {
                 }
                 self.position = *position;
             }
-            SourceEvent::Progress(position) => self.position = *position,
+            SourceEvent::Progress(position) | SourceEvent::Unchanged(position) => self.position = *position,
             SourceEvent::Opened | SourceEvent::Heard => {}
         }
         let entries: Vec<_> = self.keys.values().cloned().collect();

@@ -34,7 +34,7 @@ use rollcall_shared::{
 use tokio::{sync::watch, time::Instant};
 
 use self::{
-    frame::{Frame, FrameKind},
+    frame::{Deleted, Frame, FrameKind},
     history::Histories,
     pace::{Pace, Wake},
     ring::{RING_BYTES_MAX, Ring},
@@ -86,6 +86,10 @@ struct SourceState {
     position: Option<SourcePosition>,
     /// The revision of its last change, or of its last snapshot: the next delta continues from here.
     changed_at: Revision,
+    /// How many snapshots have replaced its view.
+    epoch: u64,
+    /// The keys that left, and whose cause is still being sought.
+    unexplained: BTreeMap<Deleted, HashSet<String>>,
     /// When it was last heard of while it was up to date.
     heard_at: Option<Instant>,
     line: Line,
@@ -186,6 +190,8 @@ impl Mirror {
                 id: SourceId::new(source.layout, &source.prefix),
                 position: None,
                 changed_at: 0,
+                epoch: 0,
+                unexplained: BTreeMap::new(),
                 heard_at: None,
                 line: Line::CatchingUp,
             })
@@ -271,6 +277,13 @@ impl Mirror {
                 state.advance(source, index, position);
                 Vec::new()
             }
+            SourceEvent::Unchanged(position) => {
+                let mut state = self.state();
+                state.hear(index, Line::Live, now);
+                state.advance(source, index, position);
+                state.ring.pass_over(index, position);
+                Vec::new()
+            }
             SourceEvent::Opened => {
                 let mut state = self.state();
                 let line = match state.sources[index].line {
@@ -315,7 +328,8 @@ impl Mirror {
             for (service, cause) in causes {
                 let source = source_of(&self.sources, &cause.key);
                 if let Some(index) = self.sources.iter().position(|known| Some(known) == source) {
-                    state.ring.push_cause(index, service, cause);
+                    let of = state.sources[index].explain(&cause.key, cause.revision);
+                    state.ring.push_cause(index, service, cause, of);
                 }
             }
         }
@@ -328,6 +342,7 @@ impl Mirror {
             let state = self.state();
             (state.etcd(now), state.fresh_at(), state.sources.iter().all(|source| source.position.is_some()))
         };
+        self.histories.forget(now);
         self.ready.send_if_modified(|known| ready && !std::mem::replace(known, true));
         self.status.send_if_modified(|status| {
             status.fresh_at = fresh_at.max(status.fresh_at);
@@ -436,16 +451,50 @@ impl Mirror {
         self.state().ring.bytes()
     }
 
-    /// Where each source stands, for a subscriber at `position`; `None` where frames wait for it first.
+    /// Where each source stands for a subscriber at `position`, who has read all before it; `None` where that has left
+    /// the ring.
     pub fn positions_at(&self, position: u64) -> Option<Vec<SourcePosition>> {
         let state = self.state();
-        if position == state.ring.end() { state.positions() } else { None }
+        let now = state.positions()?;
+        if position < state.ring.start() {
+            return None;
+        }
+        match state.ring.next_change(position) {
+            None => Some(now),
+            // What its id says of the other sources, and no more: ids do not go back.
+            Some(next) => {
+                let cursor = Cursor::decode(&next.cursor).expect("it was encoded here");
+                let there = state.sources.iter().map(|source| cursor.sources.get(&source.id).copied());
+                let mut positions = there.collect::<Option<Vec<_>>>()?;
+                positions[next.source] = state.ring.position_before(next.source, next.sequence);
+                Some(positions)
+            }
+        }
     }
 }
 
 enum Decoding {
     Put(Arc<Record>, Bytes),
     Delete(String),
+}
+
+impl SourceState {
+    /// Takes in that it became known why `key` left at `revision`, and says which delete that is.
+    fn explain(&mut self, key: &str, revision: Revision) -> Deleted {
+        let oldest = self.unexplained.keys().next().map_or(self.epoch, |deleted| deleted.epoch);
+        for epoch in oldest..=self.epoch {
+            let deleted = Deleted { epoch, revision };
+            if let Some(keys) = self.unexplained.get_mut(&deleted)
+                && keys.remove(key)
+            {
+                if keys.is_empty() {
+                    self.unexplained.remove(&deleted);
+                }
+                return deleted;
+            }
+        }
+        Deleted { epoch: self.epoch, revision }
+    }
 }
 
 impl State {
@@ -509,6 +558,7 @@ impl State {
         let first = state.position.is_none();
         state.position = Some(position);
         state.changed_at = position.revision;
+        state.epoch += 1;
         let Some(positions) = self.positions() else { return };
         if first {
             self.ring.begin(positions);
@@ -532,6 +582,7 @@ impl State {
         now: Instant,
     ) -> Vec<Left> {
         let told_live = self.sources[index].line == Line::Live;
+        let deleted = Deleted { epoch: self.sources[index].epoch, revision: position.revision };
         let mut left = Vec::new();
         let mut moved = Vec::new();
         let changes: Vec<Change> = changes
@@ -563,6 +614,7 @@ impl State {
                     if let Some(lease) = last.lease {
                         self.leases.release(lease);
                     }
+                    self.sources[index].unexplained.entry(deleted).or_default().insert(key.clone());
                     left.push(Left {
                         key: key.clone(),
                         service: last.service.clone(),

@@ -4,6 +4,7 @@
 //! `text/event-stream`, nor how etcd is asked, but for the one question whether a cursor can be from its history.
 
 mod opening;
+mod replay;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -23,13 +24,14 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+use self::replay::Replay;
 use crate::{
     fanout::{Back, Standing},
     feed::now_ms,
     metrics::{Metrics, StreamGuard},
     mirror::{
         Mirror, Reading, Status,
-        frame::{Frame, FrameKind, Selected, message, named, snapshot_parts},
+        frame::{Deleted, Frame, FrameKind, Selected, message, named, snapshot_parts},
         history::Past,
         resume::Plan,
     },
@@ -95,6 +97,16 @@ pub struct Reader<P = Connection> {
     known: Vec<Revision>,
     /// It knows more than this server: until that has caught up, the frames' own ids fall short of it.
     ahead: bool,
+    /// Finds out whether what it knows more is still of etcd's history.
+    checking: Option<AbortOnDropHandle<bool>>,
+    /// For each source, the first delete whose cause is of interest to it.
+    deleted_from: Vec<Deleted>,
+    /// What of etcd's own history it is sent before the ring.
+    replays: VecDeque<Replay>,
+    /// The ring does not go on where the last of them ends.
+    plans_anew: bool,
+    /// Where it stood when it was last taken up.
+    taken_up_at: Vec<Option<SourcePosition>>,
     tail: watch::Receiver<u64>,
     status: watch::Receiver<Status>,
     told_status: Status,
@@ -154,6 +166,11 @@ impl<P: Past> Reader<P> {
             told: vec![0; count],
             known: vec![0; count],
             ahead: false,
+            checking: None,
+            deleted_from: vec![Deleted::default(); count],
+            replays: VecDeque::new(),
+            plans_anew: false,
+            taken_up_at: vec![None; count],
             tail: context.mirror.tail(),
             told_status,
             status,
@@ -212,9 +229,11 @@ impl<P: Past> Reader<P> {
         self.request.selected.everything()
             && !self.request.ttl
             && !self.ahead
+            && !self.is_replaying()
             && self.next >= self.shared_from
             && self.from.iter().all(|from| *from <= self.next)
             && self.context.mirror.continues(self.next, &self.told)
+            && !self.context.mirror.may_explain_before(self.next, &self.deleted_from)
     }
 
     /// Where it stands, for those who tell it what comes.
@@ -267,21 +286,23 @@ impl<P: Past> Reader<P> {
     /// A snapshot of everything selected, after which this reader goes on from the ring.
     async fn whole_snapshot(&mut self, reason: SnapshotReason) -> Option<Vec<Bytes>> {
         let mirror = &self.context.mirror;
-        let (sequence, positions, parts) = if self.request.selected.everything() {
+        let (sequence, positions, deleted_from, parts) = if self.request.selected.everything() {
             let encoded = mirror.shared_snapshot(reason).await?;
-            (encoded.sequence, encoded.positions.to_vec(), encoded.parts.to_vec())
+            (encoded.sequence, encoded.positions.to_vec(), encoded.deleted_from.to_vec(), encoded.parts.to_vec())
         } else {
             let picture = mirror.picture(None, &self.request.selected)?;
             let parts = snapshot_parts(reason, &picture.records, &picture.revisions, &picture.cursor);
-            (picture.sequence, picture.positions, parts)
+            (picture.sequence, picture.positions, picture.deleted_from, parts)
         };
         self.next = sequence;
         self.shared_from = sequence;
         self.from.fill(sequence);
         self.known.fill(0);
         self.ahead = false;
+        self.deleted_from = deleted_from;
         self.told = positions.iter().map(|position| position.revision).collect();
         self.at = positions.into_iter().map(Some).collect();
+        self.taken_up_at.clone_from(&self.at);
         self.context.metrics.snapshot_sent(reason);
         Some(parts)
     }
@@ -310,12 +331,13 @@ impl<P: Past> Reader<P> {
         if !self.outbox.is_empty() {
             return UpTo::Sent;
         }
+        if self.is_replaying() {
+            self.replay();
+            return UpTo::Sent;
+        }
         match self.context.mirror.read(self.next, CHUNK_BYTES_MAX) {
             Reading::Frames(frames) => self.send(&frames),
-            Reading::Lagged => match self.whole_snapshot(SnapshotReason::Lagged).await {
-                Some(parts) => self.outbox.extend(parts),
-                None => self.phase = Phase::Waiting,
-            },
+            Reading::Lagged => self.fall_behind().await,
             Reading::UpToDate => return UpTo::Now,
         }
         UpTo::Sent
@@ -344,17 +366,22 @@ impl<P: Past> Reader<P> {
         if self.progress_due <= now {
             self.push_progress(now);
         }
+        self.hear_of_restore();
     }
 
     /// Tells how far all has come, as soon as this reader was sent everything up to there.
     fn push_progress(&mut self, now: Instant) {
         let mirror = Arc::clone(&self.context.mirror);
-        let Some(positions) = mirror.positions_at(self.next) else { return };
+        let own = || self.at.iter().copied().collect();
+        let Some(positions) = (if self.is_replaying() { own() } else { mirror.positions_at(self.next) }) else {
+            return;
+        };
         self.progress_due = now + PROGRESS_INTERVAL;
         self.look_ahead();
         let mut revisions = BTreeMap::new();
         for (index, position) in positions.into_iter().enumerate() {
-            if position.revision >= self.known[index] {
+            let at = self.at[index].map_or(0, |at| at.revision);
+            if position.revision >= at.max(self.known[index]) {
                 self.at[index] = Some(position);
                 self.told[index] = position.revision;
             }
@@ -362,6 +389,9 @@ impl<P: Past> Reader<P> {
         }
         let id = mirror.cursor_at(&self.at);
         self.outbox.push_back(message(Some(&id), &RegistryEvent::Progress(Progress { revisions })));
+        if self.ahead {
+            self.check_for_restore();
+        }
     }
 
     fn push_ttl(&mut self, now: Instant) {
@@ -392,8 +422,9 @@ impl<P: Past> Reader<P> {
             if frame.sequence < self.from[source] {
                 continue;
             }
-            if let FrameKind::Cause { service, .. } = &frame.kind {
-                if self.request.selected.has(service) {
+            if let FrameKind::Cause { service, of, .. } = &frame.kind {
+                // Whoever was not told that a key left has no use for why.
+                if *of >= self.deleted_from[source] && self.request.selected.has(service) {
                     pieces.push(frame.bytes.clone());
                 }
                 continue;
@@ -401,9 +432,7 @@ impl<P: Past> Reader<P> {
             match &frame.kind {
                 FrameKind::Changed { .. } if frame.position.revision <= self.known[source] => {
                     // It cancels out before the reader's revision, or is of another history: that is to be asked anew.
-                    let id = self.context.mirror.cursor_at(&self.at);
-                    self.request.cursor = Some(Cursor::decode(&id));
-                    self.phase = Phase::Waiting;
+                    self.plan_anew();
                     break;
                 }
                 FrameKind::Replaced { .. } => self.known[source] = 0,

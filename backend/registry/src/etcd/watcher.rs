@@ -13,7 +13,10 @@
 
 mod history;
 
-pub use history::{HISTORY_CHANGES_MAX, HISTORY_TIMEOUT, History, HistoryError, history};
+pub use history::{
+    HISTORY_CHANGES_MAX, HISTORY_TIMEOUT, History, HistoryError, Limits, compacted_to, history, position_at,
+    position_now,
+};
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -68,6 +71,9 @@ pub enum SourceEvent {
     },
     /// Nothing else has happened up to here.
     Progress(SourcePosition),
+    /// It was listed anew, since the history up to here is compacted, and the view is the known one. What came and went
+    /// meanwhile is not known here.
+    Unchanged(SourcePosition),
     /// A watch stands, from where the source stands; what happened while none stood follows.
     Opened,
     /// The watch answered; no more is known.
@@ -211,21 +217,7 @@ async fn step<S: Source>(source: &S, state: State<S::Watch>) -> (Option<Item>, S
             (None, State::Listing(Listing { purpose, cluster: 0, at, from: None, entries: Vec::new(), known }))
         }
         State::Listed { known, verified: true } => match source.watch(known.revision() + 1).await {
-            Ok(watch) => {
-                let now = Instant::now();
-                let verify_at = now + anti_entropy_interval(&known.view);
-                let watching = Watching {
-                    known,
-                    watch,
-                    fragments: Vec::new(),
-                    ready: VecDeque::new(),
-                    heard_at: now,
-                    tick_at: now,
-                    verify_at,
-                    differed_at: None,
-                };
-                (None, State::Watching(Box::new(watching)))
-            }
+            Ok(watch) => (None, State::Watching(Box::new(Watching::new(known, watch)))),
             Err(source) => failed(Phase::Open, source, known),
         },
         State::Watching(watching) => watch(source, watching).await,
@@ -266,7 +258,7 @@ async fn list<S: Source>(source: &S, mut listing: Listing) -> (Option<Item>, Sta
         }
         Purpose::Snapshot(_) if went_back => SnapshotReason::Restored,
         Purpose::Snapshot(SnapshotReason::Compacted) if same => {
-            return (Some(Ok(SourceEvent::Progress(position))), State::Listed { known: listed, verified: true });
+            return (Some(Ok(SourceEvent::Unchanged(position))), State::Listed { known: listed, verified: true });
         }
         Purpose::Snapshot(reason) => reason,
     };
@@ -401,6 +393,21 @@ async fn list_whole<S: Source>(source: &S, mut at: Option<Revision>) -> Result<(
 }
 
 impl<W: Watch> Watching<W> {
+    fn new(known: Known, watch: W) -> Self {
+        let now = Instant::now();
+        let verify_at = now + anti_entropy_interval(&known.view);
+        Self {
+            known,
+            watch,
+            fragments: Vec::new(),
+            ready: VecDeque::new(),
+            heard_at: now,
+            tick_at: now,
+            verify_at,
+            differed_at: None,
+        }
+    }
+
     fn take_in(&mut self, answer: WatchAnswer) {
         match answer {
             WatchAnswer::Created => self.ready.push_back(SourceEvent::Opened),

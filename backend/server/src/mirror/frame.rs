@@ -57,7 +57,19 @@ pub enum FrameKind {
         service: String,
         /// Why.
         cause: Cause,
+        /// Which delete it is of.
+        of: Deleted,
     },
+}
+
+/// A delete in a source: the number of snapshots that had replaced the source's view by then, and its revision. A
+/// revision alone may be of a history that a snapshot has put another one in the place of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deleted {
+    /// How many snapshots came before it.
+    pub epoch: u64,
+    /// The revision that deleted.
+    pub revision: Revision,
 }
 
 /// The services that a stream selects; everything where empty.
@@ -136,7 +148,7 @@ impl FrameKind {
                 let parts = snapshot_parts(*reason, &records, revisions, id);
                 Some(parts.concat().into())
             }
-            Self::Cause { service, cause } => {
+            Self::Cause { service, cause, .. } => {
                 selected.has(service).then(|| message(None, &RegistryEvent::Cause(cause.clone())))
             }
         }

@@ -1,31 +1,45 @@
-//! What readers missed whose cursors are older than the ring, read from etcd's own history: once for all who come with
-//! the same cursor.
+//! What readers missed whose cursors are older than the ring, read from etcd's own history: once for all who come
+//! together, whatever their cursors are.
+//!
+//! A reading begins at the oldest of the cursors that wait, and the digests on its way judge each of the others. Owns
+//! the readings and what is kept of them. Must not know what a reader is sent of it.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use bytes::Bytes;
 use rollcall_registry::etcd::{
     connect::Connection,
-    entry::EntryChange,
+    entry::{Entry, EntryChange},
     source::{EtcdSource, Source},
-    watcher::{self, HistoryError},
+    watcher::{self, HISTORY_CHANGES_MAX, History, HistoryError, Limits},
 };
 use rollcall_shared::{Change, Delta, Departure, KeyPrefix, Record, Revision, SnapshotReason, SourcePosition};
 use tokio::{
-    sync::{Mutex, OnceCell, Semaphore},
-    time::timeout,
+    sync::{Semaphore, oneshot},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{Mirror, SourceConfig, frame::FrameKind, key_text, record};
 
-/// How many histories are kept for those who come with the same cursor.
-const HISTORIES_MAX: usize = 16;
+/// How many bytes the histories that are kept may take, over all sources, roughly.
+pub const HISTORIES_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// How long a history is kept after somebody asked for it.
+const KEPT: Duration = Duration::from_secs(30);
 
 /// How many histories are read at the same time.
 const READS_MAX: usize = 2;
+
+/// How long a reading waits for others that come at the same time.
+const GATHERING: Duration = Duration::from_millis(20);
+
+/// What a change costs in memory beside its key and value, and how often these stand there once they are decoded.
+const CHANGE_OVERHEAD_BYTES: usize = 1024;
+const CHANGE_COPIES: usize = 3;
 
 /// How long etcd may take to say at which revision it stands.
 const STORE_REVISION_TIMEOUT: Duration = Duration::from_secs(2);
@@ -68,97 +82,377 @@ pub struct Missed {
     pub kind: FrameKind,
 }
 
+/// A piece of a source's history.
+#[derive(Debug)]
+pub struct Roll {
+    /// Since when the ring had no snapshot of the source when it was read.
+    epoch: u64,
+    from: SourcePosition,
+    missed: Vec<Missed>,
+    end: SourcePosition,
+    /// It goes as far as it was to, and not only as far as fits into memory.
+    whole: bool,
+}
+
+impl Roll {
+    /// Up to where it goes.
+    pub fn end(&self) -> SourcePosition {
+        self.end
+    }
+
+    /// Whether it goes as far as it was to, and not only as far as fits into memory.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// What it tells from the place `next` on.
+    pub fn missed_from(&self, next: usize) -> &[Missed] {
+        self.missed.get(next..).unwrap_or_default()
+    }
+
+    /// What it has for a reader that knows the source as of `known`; `None` where that lies outside of it.
+    fn tells(self: &Arc<Self>, known: SourcePosition) -> Option<Told> {
+        let within = if self.whole { known.revision <= self.end.revision } else { known.revision < self.end.revision };
+        if !within || known.revision < self.from.revision {
+            return None;
+        }
+        let next = self.missed.partition_point(|missed| missed.position.revision <= known.revision);
+        let there = next.checked_sub(1).map_or(self.from, |last| self.missed[last].position);
+        Some(if there.digest == known.digest {
+            Told::Missed { roll: Arc::clone(self), next }
+        } else {
+            Told::Gone(SnapshotReason::Restored)
+        })
+    }
+}
+
 /// What was missed, or why it cannot be told.
-pub type Told = Result<Arc<[Missed]>, SnapshotReason>;
+#[derive(Debug, Clone)]
+pub enum Told {
+    /// It stands in the roll, from this place on.
+    Missed {
+        /// Where it stands.
+        roll: Arc<Roll>,
+        /// The first place that the reader does not know.
+        next: usize,
+    },
+    /// What was missed is gone, and the view is the reader's own: it goes on from this position.
+    Same(SourcePosition),
+    /// It cannot be told, for this reason.
+    Gone(SnapshotReason),
+}
 
-type Key = (usize, SourcePosition, SourcePosition);
+/// What a cursor is that is ahead of this server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ahead {
+    /// Of etcd's history: what stands there will come here, too.
+    OfHistory,
+    /// Of another history.
+    Restored,
+    /// Of a revision that is compacted, and of another view than the present one.
+    Compacted,
+}
 
-/// The histories that were read lately.
+type Answers<A> = HashMap<SourcePosition, A>;
+
+/// Readers with the same question about one source, who are answered together.
+struct Meeting<A> {
+    waiting: Mutex<Vec<(SourcePosition, oneshot::Sender<A>)>>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl<A> Default for Meeting<A> {
+    fn default() -> Self {
+        Self { waiting: Mutex::default(), turn: tokio::sync::Mutex::default() }
+    }
+}
+
+impl<A: Clone> Meeting<A> {
+    /// The answer for `known`. The first who comes asks for all who come meanwhile; `None` where it went away, or got
+    /// no answer.
+    async fn ask<F: Future<Output = Answers<A>>>(
+        &self,
+        known: SourcePosition,
+        ask_for: impl FnOnce(Vec<SourcePosition>) -> F,
+    ) -> Option<A> {
+        let (answer, mut answered) = oneshot::channel();
+        lock(&self.waiting).push((known, answer));
+        let _turn = self.turn.lock().await;
+        match answered.try_recv() {
+            Ok(answer) => return Some(answer),
+            Err(oneshot::error::TryRecvError::Closed) => return None,
+            Err(oneshot::error::TryRecvError::Empty) => {}
+        }
+        sleep(GATHERING).await;
+        let mut waiting = std::mem::take(&mut *lock(&self.waiting));
+        waiting.retain(|(_, answer)| !answer.is_closed());
+        let mut asked: Vec<SourcePosition> = waiting.iter().map(|(known, _)| *known).collect();
+        asked.sort_by_key(|known| (known.revision, known.digest.0));
+        asked.dedup();
+        let answers = ask_for(asked).await;
+        for (known, answer) in waiting {
+            if let Some(told) = answers.get(&known) {
+                // Where nobody waits for it any more, its reader has gone.
+                drop(answer.send(told.clone()));
+            }
+        }
+        answered.try_recv().ok()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What readers ask of one source.
+#[derive(Default)]
+struct OfSource {
+    older: Meeting<Told>,
+    ahead: Meeting<Ahead>,
+    /// The last history that was read, and when somebody wanted it.
+    kept: Mutex<Option<(Arc<Roll>, Instant)>>,
+}
+
+/// The histories that are being read or were lately.
 pub struct Histories {
-    told: Mutex<HashMap<Key, Arc<OnceCell<Option<Told>>>>>,
+    sources: Mutex<HashMap<usize, Arc<OfSource>>>,
     reads: Semaphore,
 }
 
 impl Default for Histories {
     fn default() -> Self {
-        Self { told: Mutex::default(), reads: Semaphore::new(READS_MAX) }
+        Self { sources: Mutex::default(), reads: Semaphore::new(READS_MAX) }
+    }
+}
+
+impl Histories {
+    fn of(&self, source: usize) -> Arc<OfSource> {
+        Arc::clone(lock(&self.sources).entry(source).or_default())
+    }
+
+    /// Lets go what nobody has wanted for long.
+    pub fn forget(&self, now: Instant) {
+        for of_source in lock(&self.sources).values() {
+            lock(&of_source.kept).take_if(|(_, wanted_at)| now.duration_since(*wanted_at) > KEPT);
+        }
     }
 }
 
 impl Mirror {
-    /// What happened in source number `source` after `known`, up to where the ring knows it (up to now where
-    /// the ring ought to know, and does not), and that position; `None`
-    /// where etcd cannot be asked now.
-    pub async fn missed(
+    /// What happened in source number `source` after `known`, as far as the ring does not know it; `None` where that
+    /// cannot be told now.
+    pub async fn missed(&self, past: &impl Past, source: usize, known: SourcePosition) -> Option<Told> {
+        let of_source = self.histories.of(source);
+        if let Some(told) = self.kept(&of_source, source, known) {
+            return Some(told);
+        }
+        of_source.older.ask(known, |asked| self.read_missed(past, source, &of_source, asked)).await
+    }
+
+    /// What the history that was read last has for `known`.
+    fn kept(&self, of_source: &OfSource, source: usize, known: SourcePosition) -> Option<Told> {
+        let mut kept = lock(&of_source.kept);
+        let (roll, wanted_at) = kept.as_mut()?;
+        // A snapshot since may mean another history.
+        let leads_on = |next: usize| next < roll.missed.len() || self.ring_after(source, roll.end).is_some();
+        if roll.epoch != self.epoch(source) {
+            *kept = None;
+            return None;
+        }
+        let told = roll.tells(known)?;
+        if let Told::Missed { next, .. } = told
+            && !leads_on(next)
+        {
+            return None;
+        }
+        *wanted_at = Instant::now();
+        Some(told)
+    }
+
+    /// Answers as many of `asked`, which are sorted, as one reading can.
+    async fn read_missed(
         &self,
         past: &impl Past,
-        source: usize,
-        known: SourcePosition,
-    ) -> Option<(Told, SourcePosition)> {
-        let until = {
-            let state = self.state();
-            let since = state.ring.known_since(source);
-            if known.revision < since.revision { since } else { state.sources[source].position? }
-        };
-        let key = (source, known, until);
-        let cell = {
-            let mut told = self.histories.told.lock().await;
-            if told.len() >= HISTORIES_MAX && !told.contains_key(&key) {
-                told.clear();
-            }
-            Arc::clone(told.entry(key).or_default())
-        };
-        let told = cell.get_or_init(|| self.read_history(past, key)).await.clone();
-        if told.is_none() {
-            // It failed in passing: the next one who asks tries again.
-            self.histories.told.lock().await.remove(&key);
-        }
-        Some((told?, until))
-    }
-
-    /// Whether `known` is of etcd's present history; `None` where that cannot be told now.
-    pub async fn is_of_history(&self, past: &impl Past, source: usize, known: SourcePosition) -> Option<bool> {
-        match self.read_history(past, (source, known, known)).await? {
-            Ok(_) => Some(true),
-            Err(SnapshotReason::Restored) => Some(false),
-            Err(_) => None,
-        }
-    }
-
-    async fn read_history(&self, past: &impl Past, (index, known, until): Key) -> Option<Told> {
+        index: usize,
+        of_source: &OfSource,
+        mut asked: Vec<SourcePosition>,
+    ) -> Answers<Told> {
         let _place = self.histories.reads.acquire().await.expect("the semaphore is never closed");
-        let config = &self.sources[index];
-        let prefixes: Vec<KeyPrefix> = self.sources.iter().map(|source| source.prefix.clone()).collect();
-        let source = past.source(&config.prefix, &prefixes);
-        match Box::pin(watcher::history(source, known, until)).await {
-            Ok(history) => Some(Ok(decode(config, known, history))),
-            Err(HistoryError::Compacted) => Some(Err(SnapshotReason::Compacted)),
-            Err(HistoryError::Other) => Some(Err(SnapshotReason::Restored)),
-            Err(HistoryError::TooMuch) => Some(Err(SnapshotReason::Lagged)),
-            Err(HistoryError::Source(error)) => {
-                tracing::debug!(source = %config.prefix, %error, "history could not be read");
-                None
+        let source = self.past_source(past, index);
+        let mut answers = Answers::new();
+        while let (Some(oldest), Some(newest)) = (asked.first().copied(), asked.last().copied()) {
+            let Some((epoch, until)) = self.until(index, newest) else { break };
+            match watcher::history(&source, oldest.revision, until, self.limits()).await {
+                Ok(history) => {
+                    let config = self.sources[index].clone();
+                    let whole = history.end == until;
+                    let decoding = tokio::task::spawn_blocking(move || decode(&config, history, epoch, whole));
+                    let roll = decoding.await.expect("decoding does not panic, and the runtime outlives its readers");
+                    let roll = Arc::new(roll);
+                    answers.extend(asked.iter().filter_map(|known| Some((*known, roll.tells(*known)?))));
+                    *lock(&of_source.kept) = Some((roll, Instant::now()));
+                    // Who stands beyond its end asks again.
+                    break;
+                }
+                Err(HistoryError::Compacted) => {
+                    let compacted = compacted_below(&source, oldest).await;
+                    asked.retain(|known| {
+                        let gone = known.revision < compacted;
+                        if gone {
+                            let told = if known.digest == until.digest {
+                                Told::Same(until)
+                            } else {
+                                Told::Gone(SnapshotReason::Compacted)
+                            };
+                            answers.insert(*known, told);
+                        }
+                        !gone
+                    });
+                }
+                Err(HistoryError::Other) => {
+                    answers.extend(asked.drain(..).map(|known| (known, Told::Gone(SnapshotReason::Restored))));
+                }
+                Err(HistoryError::Source(error)) => {
+                    tracing::debug!(source = %self.sources[index].prefix, %error, "history could not be read");
+                    break;
+                }
             }
         }
+        answers
+    }
+
+    /// Up to where history is to be read: to where the ring knows it, or to now where the ring ought to know `newest`,
+    /// and does not.
+    fn until(&self, source: usize, newest: SourcePosition) -> Option<(u64, SourcePosition)> {
+        let state = self.state();
+        let since = state.ring.known_since(source);
+        let until = if newest.revision < since.revision { since } else { state.sources[source].position? };
+        Some((state.sources[source].epoch, until))
+    }
+
+    /// How much of a history is read at once: every source may keep as much.
+    fn limits(&self) -> Limits {
+        let bytes_max = HISTORIES_BYTES_MAX / self.sources.len().max(1);
+        Limits {
+            changes_max: HISTORY_CHANGES_MAX.min(bytes_max / 2 / CHANGE_OVERHEAD_BYTES),
+            bytes_max: bytes_max / 2 / CHANGE_COPIES,
+        }
+    }
+
+    fn past_source<P: Past>(&self, past: &P, index: usize) -> P::Source {
+        let prefixes: Vec<KeyPrefix> = self.sources.iter().map(|source| source.prefix.clone()).collect();
+        past.source(&self.sources[index].prefix, &prefixes)
+    }
+
+    /// What `known` is, which lies ahead of this server; `None` where that cannot be told now.
+    pub async fn ahead(&self, past: &impl Past, source: usize, known: SourcePosition) -> Option<Ahead> {
+        let of_source = self.histories.of(source);
+        of_source.ahead.ask(known, |asked| self.judge_ahead(past, source, asked)).await
+    }
+
+    async fn judge_ahead(&self, past: &impl Past, index: usize, mut asked: Vec<SourcePosition>) -> Answers<Ahead> {
+        let _place = self.histories.reads.acquire().await.expect("the semaphore is never closed");
+        let mut answers = Answers::new();
+        let Some(etcd) = past.store_revision().await else { return answers };
+        asked.retain(|known| {
+            // etcd itself has not come so far.
+            let future = known.revision > etcd;
+            if future {
+                answers.insert(*known, Ahead::Restored);
+            }
+            !future
+        });
+        let source = self.past_source(past, index);
+        if let Err(error) = self.judge_by_history(&source, index, asked, &mut answers).await {
+            tracing::debug!(source = %self.sources[index].prefix, %error, "history could not be read");
+        }
+        answers
+    }
+
+    async fn judge_by_history(
+        &self,
+        source: &impl Source,
+        index: usize,
+        mut asked: Vec<SourcePosition>,
+        answers: &mut Answers<Ahead>,
+    ) -> Result<(), HistoryError> {
+        let judge = |of_history| if of_history { Ahead::OfHistory } else { Ahead::Restored };
+        while let (Some(oldest), Some(newest)) = (asked.first().copied(), asked.last().copied()) {
+            let reading = async {
+                let until = watcher::position_at(source, newest.revision).await?;
+                if oldest.revision == newest.revision {
+                    return Ok(History { from: until, base: Vec::new(), deltas: Vec::new(), end: until });
+                }
+                watcher::history(source, oldest.revision, until, self.limits()).await
+            };
+            match Box::pin(reading).await {
+                Ok(history) => {
+                    let within = asked.iter().filter(|known| known.revision <= history.end.revision);
+                    answers.extend(within.map(|known| {
+                        let next = history.deltas.partition_point(|(at, _)| at.revision <= known.revision);
+                        let there = next.checked_sub(1).map_or(history.from, |last| history.deltas[last].0);
+                        (*known, judge(there.digest == known.digest))
+                    }));
+                    return Ok(());
+                }
+                Err(HistoryError::Compacted) => {
+                    let compacted = compacted_below(source, oldest).await;
+                    let now = watcher::position_now(source).await?;
+                    let Some(here) = self.position(index) else { return Ok(()) };
+                    asked.retain(|known| {
+                        let gone = known.revision < compacted;
+                        if gone && here.digest == known.digest {
+                            answers.insert(*known, Ahead::OfHistory);
+                        } else if gone && here.digest == now.digest {
+                            // Here stands what stands in etcd, and the way there from the cursor is gone.
+                            answers.insert(*known, Ahead::Compacted);
+                        }
+                        !gone
+                    });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn position(&self, source: usize) -> Option<SourcePosition> {
+        self.state().sources[source].position
+    }
+
+    /// How many snapshots of `source` have replaced what was known.
+    fn epoch(&self, source: usize) -> u64 {
+        self.state().sources[source].epoch
     }
 }
 
-fn decode(source: &SourceConfig, known: SourcePosition, history: watcher::History) -> Arc<[Missed]> {
-    let mut view: BTreeMap<String, Arc<Record>> =
-        history.base.iter().map(|entry| (key_text(&entry.key).into_owned(), Arc::new(record(source, entry)))).collect();
-    let mut after = known.revision;
-    let deltas = history.deltas.into_iter().map(|(position, changes)| {
+/// The revision below which all is compacted, `oldest` at the least.
+async fn compacted_below(source: &impl Source, oldest: SourcePosition) -> Revision {
+    let told = watcher::compacted_to(source, oldest.revision).await.ok().flatten();
+    told.unwrap_or_default().max(oldest.revision + 1)
+}
+
+/// Makes records of what was read, of those keys alone that changed.
+fn decode(source: &SourceConfig, history: History, epoch: u64, whole: bool) -> Roll {
+    let base: HashMap<Bytes, Entry> = history.base.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
+    let mut changed: BTreeMap<Bytes, Option<Arc<Record>>> = BTreeMap::new();
+    let mut replace = |key: &Bytes, now: Option<Arc<Record>>| match changed.insert(key.clone(), now) {
+        Some(before) => before,
+        None => base.get(key).map(|entry| Arc::new(record(source, entry))),
+    };
+    let mut after = history.from.revision;
+    let missed = history.deltas.into_iter().map(|(position, changes)| {
         let mut moved = Vec::new();
         let changes = changes.into_iter().filter_map(|change| match change {
             EntryChange::Put(entry) => {
                 let record = Arc::new(record(source, &entry));
-                let before = view.insert(record.key.clone(), Arc::clone(&record));
+                let before = replace(&entry.key, Some(Arc::clone(&record)));
                 moved.extend(before.filter(|before| before.service != record.service));
                 Some(Change::Put(record))
             }
             EntryChange::Delete { key, .. } => {
+                let last = replace(&key, None)?;
                 let key = key_text(&key).into_owned();
-                let last = view.remove(&key)?;
                 Some(Change::Delete(Departure { key, service: last.service.clone(), last }))
             }
         });
@@ -171,5 +465,5 @@ fn decode(source: &SourceConfig, known: SourcePosition, history: watcher::Histor
         after = position.revision;
         Missed { position, kind: FrameKind::Changed { delta: Arc::new(delta), moved } }
     });
-    deltas.collect()
+    Roll { epoch, from: history.from, missed: missed.collect(), end: history.end, whole }
 }

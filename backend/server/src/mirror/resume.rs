@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rollcall_shared::{Cursor, CursorError, Revision, SnapshotReason, SourcePosition};
 
-use super::{Mirror, SourceState, history::Missed};
+use super::{Mirror, SourceState, frame::Deleted, history::Roll};
 
 /// How a reader that comes with a cursor goes on.
 #[derive(Debug, Default)]
@@ -26,10 +26,11 @@ pub struct Resumed {
     pub source: usize,
     /// Where the reader stands.
     pub known: SourcePosition,
-    /// The first frame that the reader does not know.
-    pub from: u64,
-    /// What happened before the oldest frame that the reader does not know either.
-    pub missed: Arc<[Missed]>,
+    /// The first frame that the reader does not know; `None` where the ring does not reach back to where `missed` ends,
+    /// and is to be asked anew then.
+    pub from: Option<u64>,
+    /// What happened before that frame and the reader does not know either: a history, and a place in it.
+    pub missed: Option<(Arc<Roll>, usize)>,
 }
 
 impl Mirror {
@@ -39,7 +40,7 @@ impl Mirror {
         let positions = state.positions()?;
         let mut plan = Plan::default();
         let cursor = match cursor {
-            Ok(cursor) if cursor.cluster == state.cluster => cursor,
+            Ok(cursor) if cursor.cluster == state.cluster && may_be_ours(cursor) => cursor,
             _ => {
                 let missing = (0..positions.len()).map(|source| (source, SnapshotReason::UnknownCursor));
                 return Some(Plan { missing: missing.collect(), ..plan });
@@ -53,7 +54,7 @@ impl Mirror {
             if known.revision <= now.revision
                 && let Some(from) = state.ring.after(index, known)
             {
-                plan.resumed.push(Resumed { source: index, known, from, missed: Arc::default() });
+                plan.resumed.push(Resumed { source: index, known, from: Some(from), missed: None });
             } else if known.revision > now.revision {
                 plan.ahead.push((index, known));
             } else {
@@ -77,6 +78,28 @@ impl Mirror {
         let state = self.state();
         let now = state.sources[source].position?;
         (now.digest == known.digest).then(|| state.ring.after(source, known)).flatten()
+    }
+
+    /// For each source the first delete whose cause a reader may be told who goes on with the frame in `from`, and knows
+    /// all that happened before it.
+    pub fn deleted_from(&self, from: &[u64]) -> Vec<Deleted> {
+        let state = self.state();
+        let sources = state.sources.iter().zip(from).enumerate();
+        sources
+            .map(|(index, (source, from))| {
+                let replaced = state.ring.replaced_since(index, *from);
+                Deleted { epoch: source.epoch.saturating_sub(replaced), revision: 0 }
+            })
+            .collect()
+    }
+
+    /// Whether a cause may stand in the ring from `position` on, or come, of a delete before those that `since` says.
+    pub fn may_explain_before(&self, position: u64, since: &[Deleted]) -> bool {
+        let state = self.state();
+        let unexplained = |(source, since): (&SourceState, &Deleted)| {
+            source.unexplained.keys().next().is_some_and(|oldest| oldest < since)
+        };
+        state.sources.iter().zip(since).any(unexplained) || state.ring.has_cause_before(position, since)
     }
 
     /// Whether each source has come to `revisions`, and the ring's end then.
@@ -115,4 +138,9 @@ impl Mirror {
         let sources = sources.filter_map(|(source, position)| Some((source.id, (*position)?))).collect();
         Cursor { cluster: state.cluster, sources }.encode()
     }
+}
+
+/// Whether a server may have given `cursor` out: it has sources, and etcd counts its revisions from 1.
+fn may_be_ours(cursor: &Cursor) -> bool {
+    !cursor.sources.is_empty() && cursor.sources.values().all(|position| position.revision > 0)
 }

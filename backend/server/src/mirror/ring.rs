@@ -6,7 +6,7 @@ use rollcall_shared::{Cause, Revision, SourcePosition};
 
 use super::{
     Reading,
-    frame::{Frame, FrameKind},
+    frame::{Deleted, Frame, FrameKind},
 };
 
 /// How many bytes of frames are kept for readers that are behind or come back.
@@ -23,6 +23,8 @@ pub struct Ring {
     bytes_max: usize,
     /// Where each source stood before the oldest frame.
     base: Vec<SourcePosition>,
+    /// For each source up to where it was last taken up anew without being told what came and went on the way there.
+    passed_over: Vec<Option<SourcePosition>>,
 }
 
 fn cost(frame: &Frame) -> usize {
@@ -32,11 +34,12 @@ fn cost(frame: &Frame) -> usize {
 impl Ring {
     /// An empty ring that keeps up to `bytes_max`, and the newest frame whatever its size.
     pub fn new(bytes_max: usize) -> Self {
-        Self { frames: VecDeque::new(), start: 0, bytes: 0, bytes_max, base: Vec::new() }
+        Self { frames: VecDeque::new(), start: 0, bytes: 0, bytes_max, base: Vec::new(), passed_over: Vec::new() }
     }
 
     /// Begins where every source stands for the first time.
     pub fn begin(&mut self, base: Vec<SourcePosition>) {
+        self.passed_over = vec![None; base.len()];
         self.base = base;
     }
 
@@ -55,8 +58,19 @@ impl Ring {
         self.bytes
     }
 
+    /// Takes in that source number `source` went on to `position` with its view as it was, and what came and went on the
+    /// way there is not known.
+    pub fn pass_over(&mut self, source: usize, position: SourcePosition) {
+        if let Some(passed_over) = self.passed_over.get_mut(source) {
+            *passed_over = Some(position);
+        }
+    }
+
     /// Takes in a frame about source number `source`, after which it stands at `position` and everybody at `cursor`.
     pub fn push(&mut self, source: usize, position: SourcePosition, kind: FrameKind, cursor: String) {
+        if matches!(kind, FrameKind::Replaced { .. }) {
+            self.passed_over[source] = None;
+        }
         let frame = Frame::new(self.end(), source, position, kind, cursor);
         self.bytes += cost(&frame);
         self.frames.push_back(Arc::new(frame));
@@ -70,9 +84,9 @@ impl Ring {
         }
     }
 
-    /// Takes in why a key of `service` left source number `source`.
-    pub fn push_cause(&mut self, source: usize, service: String, cause: Cause) {
-        let kind = FrameKind::Cause { service, cause };
+    /// Takes in why a key of `service` left source number `source` with the delete `of`.
+    pub fn push_cause(&mut self, source: usize, service: String, cause: Cause, of: Deleted) {
+        let kind = FrameKind::Cause { service, cause, of };
         self.push(source, SourcePosition::default(), kind, String::new());
     }
 
@@ -92,10 +106,24 @@ impl Ring {
         if frames.is_empty() { Reading::UpToDate } else { Reading::Frames(frames) }
     }
 
+    /// How many snapshots of `source` stand in the frames from `from` on.
+    pub fn replaced_since(&self, source: usize, from: u64) -> u64 {
+        let latest = self.frames.iter().rev().take_while(|frame| frame.sequence >= from);
+        let replaced = |frame: &&Arc<Frame>| frame.source == source && matches!(frame.kind, FrameKind::Replaced { .. });
+        latest.filter(replaced).count() as u64
+    }
+
+    /// Whether a cause stands in the frames from `from` on of a delete before those that `since` says for its source.
+    pub fn has_cause_before(&self, from: u64, since: &[Deleted]) -> bool {
+        let latest = self.frames.iter().rev().take_while(|frame| frame.sequence >= from);
+        latest.into_iter().any(|frame| matches!(&frame.kind, FrameKind::Cause { of, .. } if *of < since[frame.source]))
+    }
+
     /// From where on the ring knows each change of `source`: its last snapshot, or where it stood before the oldest frame.
     pub fn known_since(&self, source: usize) -> SourcePosition {
         let replaced = |frame: &&Arc<Frame>| frame.source == source && matches!(frame.kind, FrameKind::Replaced { .. });
-        self.frames.iter().rev().find(replaced).map_or(self.base[source], |frame| frame.position)
+        let since = self.frames.iter().rev().find(replaced).map_or(self.base[source], |frame| frame.position);
+        self.passed_over[source].filter(|passed_over| passed_over.revision > since.revision).unwrap_or(since)
     }
 
     /// Where source number `source` stood before the frame `sequence`.
@@ -104,6 +132,13 @@ impl Ring {
             frame.sequence < sequence && frame.source == source && !matches!(frame.kind, FrameKind::Cause { .. })
         });
         earlier.map_or(self.base[source], |frame| frame.position)
+    }
+
+    /// The first frame from `from` on, which has not left the ring, that changes anything.
+    pub fn next_change(&self, from: u64) -> Option<&Frame> {
+        let skip = usize::try_from(from.saturating_sub(self.start)).unwrap_or(usize::MAX).min(self.frames.len());
+        let mut frames = self.frames.range(skip..).map(|frame| &**frame);
+        frames.find(|frame| !matches!(frame.kind, FrameKind::Cause { .. }))
     }
 
     /// The first frame from `from` on that changes source number `source`; the end where there is none.
@@ -132,6 +167,14 @@ impl Ring {
     pub fn after(&self, source: usize, known: SourcePosition) -> Option<u64> {
         let mut next: Option<&Frame> = None;
         let mut from = self.end();
+        // Between `there` and the next frame something came and went of which the reader may know a part.
+        let passed_over = |there: SourcePosition, next: Option<&Frame>| {
+            self.passed_over[source].is_some_and(|until| {
+                let between =
+                    there.revision < until.revision && next.is_none_or(|next| next.position.revision > until.revision);
+                between && known.revision < until.revision
+            })
+        };
         let before_next = |next: Option<&Frame>| match next {
             Some(Frame { kind: FrameKind::Changed { .. }, position, .. }) => known.revision < position.revision,
             // What happened before a snapshot the ring does not know.
@@ -141,13 +184,14 @@ impl Ring {
         for frame in self.frames.iter().rev().filter(|frame| frame.source == source) {
             if !matches!(frame.kind, FrameKind::Cause { .. }) {
                 if stands(frame.position, known) && before_next(next) {
-                    return Some(from);
+                    return (!passed_over(frame.position, next)).then_some(from);
                 }
                 next = Some(frame);
             }
             from = frame.sequence;
         }
-        (stands(self.base[source], known) && before_next(next)).then_some(from)
+        let there = self.base[source];
+        (stands(there, known) && before_next(next) && !passed_over(there, next)).then_some(from)
     }
 }
 

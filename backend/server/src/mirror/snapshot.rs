@@ -8,7 +8,7 @@ use rollcall_shared::{Record, Revision, SnapshotReason, SourcePosition};
 
 use super::{
     Mirror,
-    frame::{Selected, snapshot_parts},
+    frame::{Deleted, Selected, snapshot_parts},
 };
 
 /// From this size on, a snapshot of everything is shared though changes have come since: they follow from the ring.
@@ -20,6 +20,8 @@ pub struct Picture {
     pub sequence: u64,
     /// Where each source stands, in the mirror's order.
     pub positions: Vec<SourcePosition>,
+    /// For each source the first delete that a reader of the picture may be told of.
+    pub deleted_from: Vec<Deleted>,
     /// The cursor of that moment.
     pub cursor: String,
     /// The sources taken and their revisions.
@@ -35,6 +37,8 @@ pub struct Encoded {
     pub sequence: u64,
     /// Where each source stands.
     pub positions: Arc<[SourcePosition]>,
+    /// For each source the first delete that a reader of it may be told of.
+    pub deleted_from: Arc<[Deleted]>,
     /// The messages.
     pub parts: Arc<[Bytes]>,
 }
@@ -72,7 +76,12 @@ impl Mirror {
             records.sort_by(|one, other| one.key.cmp(&other.key));
             records
         };
-        Some(Picture { sequence: state.ring.end(), positions, cursor: state.cursor(), revisions, records })
+        let deleted_from = state.sources.iter().zip(&positions);
+        let deleted_from = deleted_from
+            .map(|(source, position)| Deleted { epoch: source.epoch, revision: position.revision + 1 })
+            .collect();
+        let cursor = state.cursor();
+        Some(Picture { sequence: state.ring.end(), positions, deleted_from, cursor, revisions, records })
     }
 
     /// The snapshot of everything, shared where it can be; `None` until every source stands.
@@ -109,7 +118,12 @@ impl Mirror {
 async fn encode(reason: SnapshotReason, picture: Picture) -> Encoded {
     let work = move || {
         let parts = snapshot_parts(reason, &picture.records, &picture.revisions, &picture.cursor);
-        Encoded { sequence: picture.sequence, positions: picture.positions.into(), parts: parts.into() }
+        Encoded {
+            sequence: picture.sequence,
+            positions: picture.positions.into(),
+            deleted_from: picture.deleted_from.into(),
+            parts: parts.into(),
+        }
     };
     tokio::task::spawn_blocking(work).await.expect("encoding does not panic, and the runtime outlives its readers")
 }

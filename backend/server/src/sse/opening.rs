@@ -2,25 +2,26 @@
 //!
 //! Owns the way from a [`Plan`] to what is sent of it. Must not know what happens once the reader follows the ring.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use rollcall_shared::{Progress, RegistryEvent, SnapshotReason};
-use tokio::time::{sleep, sleep_until};
+use futures_util::future::join_all;
+use rollcall_shared::{Progress, RegistryEvent, SnapshotReason, SourcePosition};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Context, Reader};
 use crate::mirror::{
     frame::{message, snapshot_parts},
-    history::{Missed, Past},
+    history::{Ahead, Past, Told},
     resume::{Plan, Resumed},
 };
 
-/// How often a server that lags behind a cursor looks whether it has caught up.
-const CATCH_UP_INTERVAL: Duration = Duration::from_millis(200);
+/// How often a server that lags behind a cursor looks whether it has caught up, and how long before it asks etcd again.
+const CATCH_UP_INTERVAL: Duration = Duration::from_millis(50);
+const CATCH_UP_MAX: Duration = Duration::from_secs(5);
+
+/// How long to wait before etcd is asked again that could not answer.
+const SETTLE_RETRY: Duration = Duration::from_millis(200);
 
 impl<P: Past> Reader<P> {
     /// Holds the line until it can be told where this reader goes on, and begins there.
@@ -66,47 +67,68 @@ impl<P: Past> Reader<P> {
     async fn settle_or_wait(context: Context<P>, plan: Plan) -> Option<Plan> {
         let plan = Self::settle(&context, plan).await;
         if plan.is_none() {
-            sleep(CATCH_UP_INTERVAL).await;
+            sleep(SETTLE_RETRY).await;
         }
         plan
     }
 
     /// Decides what the plan leaves open; `None` where that takes more waiting.
     async fn settle(context: &Context<P>, mut plan: Plan) -> Option<Plan> {
-        for (source, known) in std::mem::take(&mut plan.ahead) {
-            // A server that lags waits. But where etcd itself has not come so far, the cursor is of another history.
-            match context.connection.store_revision().await {
-                Some(revision) if revision < known.revision => plan.missing.push((source, SnapshotReason::Restored)),
-                // It may be the very view that stands here, seen through a progress that has not come here yet, and
-                // here may never come. A restored etcd's may look the same.
-                Some(_) => {
-                    if context.mirror.is_of_history(&context.connection, source, known).await? {
-                        let from = context.mirror.same_as_now(source, known)?;
-                        plan.resumed.push(Resumed { source, known, from, missed: Arc::default() });
-                    } else {
-                        plan.missing.push((source, SnapshotReason::Restored));
-                    }
-                }
-                None => return None,
-            }
-        }
-        for (source, known) in std::mem::take(&mut plan.older) {
-            let mirror = &context.mirror;
-            match mirror.missed(&context.connection, source, known).await? {
-                (Ok(missed), until) => {
-                    // The ring may have moved on meanwhile: then there is more to read.
-                    let from = mirror.ring_after(source, until)?;
-                    plan.resumed.push(Resumed { source, known, from, missed });
-                }
-                (Err(SnapshotReason::Compacted), until) if until.digest == known.digest => {
-                    // What cancelled out cannot be told any more; the view is the reader's own.
-                    let from = mirror.ring_after(source, until)?;
-                    plan.resumed.push(Resumed { source, known, from, missed: Arc::default() });
-                }
-                (Err(reason), _) => plan.missing.push((source, reason)),
+        let ahead = std::mem::take(&mut plan.ahead).into_iter();
+        let older = std::mem::take(&mut plan.older).into_iter();
+        let settled = tokio::join!(
+            join_all(ahead.map(|(source, known)| Self::settle_ahead(context, source, known))),
+            join_all(older.map(|(source, known)| Self::settle_older(context, source, known))),
+        );
+        for settled in settled.0.into_iter().chain(settled.1) {
+            match settled? {
+                Settled::Resumed(resumed) => plan.resumed.push(resumed),
+                Settled::Missing(source, reason) => plan.missing.push((source, reason)),
             }
         }
         Some(plan)
+    }
+
+    /// A server that lags waits. But a cursor to which etcd itself has not come, or where it had another view, is of
+    /// another history.
+    async fn settle_ahead(context: &Context<P>, source: usize, known: SourcePosition) -> Option<Settled> {
+        let mirror = &context.mirror;
+        match mirror.ahead(&context.connection, source, known).await? {
+            Ahead::Restored => Some(Settled::Missing(source, SnapshotReason::Restored)),
+            Ahead::Compacted => Some(Settled::Missing(source, SnapshotReason::Compacted)),
+            Ahead::OfHistory => {
+                let end = Instant::now() + CATCH_UP_MAX;
+                loop {
+                    // It may be the very view that stands here, seen through a progress that has not come here yet, and
+                    // may never come.
+                    if let Some(from) = mirror.same_as_now(source, known).or_else(|| mirror.ring_after(source, known)) {
+                        return Some(Settled::Resumed(Resumed { source, known, from: Some(from), missed: None }));
+                    }
+                    if Instant::now() >= end {
+                        return None;
+                    }
+                    sleep(CATCH_UP_INTERVAL).await;
+                }
+            }
+        }
+    }
+
+    async fn settle_older(context: &Context<P>, source: usize, known: SourcePosition) -> Option<Settled> {
+        let mirror = &context.mirror;
+        let resumed = |from, missed| Some(Settled::Resumed(Resumed { source, known, from, missed }));
+        match mirror.missed(&context.connection, source, known).await? {
+            Told::Missed { roll, next } => {
+                // The ring may have moved on meanwhile: then there is more to read.
+                let from = mirror.ring_after(source, roll.end()).filter(|_| roll.is_whole());
+                if from.is_none() && roll.missed_from(next).is_empty() {
+                    return None;
+                }
+                resumed(from, Some((roll, next)))
+            }
+            // What cancelled out cannot be told any more; the view is the reader's own.
+            Told::Same(until) => resumed(Some(mirror.ring_after(source, until)?), None),
+            Told::Gone(reason) => Some(Settled::Missing(source, reason)),
+        }
     }
 
     /// Goes on as planned: what the reader has already, then snapshots of what it cannot be told, then the ring.
@@ -132,14 +154,19 @@ impl<P: Past> Reader<P> {
             self.at[*source] = Some(*known);
             self.told[*source] = known.revision;
             self.known[*source] = known.revision;
-            self.from[*source] = *from;
+            self.from[*source] = from.unwrap_or_default();
             revisions.insert(mirror.sources()[*source].prefix.as_str().to_owned(), known.revision);
         }
         if !revisions.is_empty() {
             let id = mirror.cursor_at(&self.at);
             self.outbox.push_back(message(Some(&id), &RegistryEvent::Progress(Progress { revisions })));
         }
-        let mut by_reason: HashMap<SnapshotReason, Vec<usize>> = HashMap::new();
+        // What is known of causes at each place, before those places have moved on.
+        let deleted_from = mirror.deleted_from(&self.from);
+        for Resumed { source, .. } in &plan.resumed {
+            self.deleted_from[*source] = self.deleted_from[*source].max(deleted_from[*source]);
+        }
+        let mut by_reason: BTreeMap<SnapshotReason, Vec<usize>> = BTreeMap::new();
         for (source, reason) in plan.missing {
             by_reason.entry(reason).or_default().push(source);
         }
@@ -148,27 +175,27 @@ impl<P: Past> Reader<P> {
             for source in sources {
                 self.at[source] = Some(picture.positions[source]);
                 self.told[source] = picture.positions[source].revision;
+                self.known[source] = 0;
                 self.from[source] = picture.sequence;
+                self.deleted_from[source] = picture.deleted_from[source];
             }
             let id = mirror.cursor_at(&self.at);
             self.outbox.extend(snapshot_parts(reason, &picture.records, &picture.revisions, &id));
             self.context.metrics.snapshot_sent(reason);
         }
-        for Resumed { source, missed, .. } in &plan.resumed {
-            for Missed { position, kind } in &**missed {
-                self.at[*source] = Some(*position);
-                let id = mirror.cursor_at(&self.at);
-                if let Some(bytes) = kind.encode_for(&self.request.selected, self.told[*source], &id) {
-                    self.told[*source] = position.revision;
-                    self.outbox.push_back(bytes);
-                }
-            }
-        }
+        self.taken_up_at.clone_from(&self.at);
         self.next = self.from.iter().copied().min().unwrap_or_default();
         self.shared_from = mirror.ids_hold_from(&self.from);
         self.ahead = mirror.has_come_to(&self.known).is_none();
+        self.begin_replays(plan.resumed);
         self.go_live();
     }
+}
+
+/// How a source goes on.
+enum Settled {
+    Resumed(Resumed),
+    Missing(usize, SnapshotReason),
 }
 
 /// What was found out; never, where nothing is being.

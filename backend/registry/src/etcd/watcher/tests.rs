@@ -137,7 +137,7 @@ async fn compacted_while_away_an_unchanged_view_is_nothing_but_progress() {
     });
     reader.until_opened().await;
     let position = SourcePosition { revision: 10, digest: reader.position.unwrap().digest };
-    assert_eq!(reader.told, [SourceEvent::Progress(position), SourceEvent::Opened]);
+    assert_eq!(reader.told, [SourceEvent::Unchanged(position), SourceEvent::Opened]);
     assert_eq!(source.calls().last(), Some(&Call::Watch { from: 11 }));
 }
 
@@ -640,6 +640,9 @@ fn revisions(history: &History) -> Vec<(Revision, usize)> {
     history.deltas.iter().map(|(position, changes)| (position.revision, changes.len())).collect()
 }
 
+/// As much as there is.
+const ALL: Limits = Limits { changes_max: usize::MAX, bytes_max: usize::MAX };
+
 #[tokio::test(start_paused = true)]
 async fn a_history_is_every_change_between_two_positions() {
     for proof in [true, false] {
@@ -653,10 +656,10 @@ async fn a_history_is_every_change_between_two_positions() {
         source.change(|etcd| etcd.txn([put("key-001", "other"), scripted::delete("key-002")]));
         let until = now(&source);
         source.change(|etcd| etcd.put("later", "is not asked for"));
-        let history = history(source.clone(), known, until).await.unwrap();
-        assert_eq!(history.base, base, "proof: {proof}");
+        let history = history(&source, known.revision, until, ALL).await.unwrap();
+        assert_eq!((history.from, &history.base), (known, &base), "proof: {proof}");
         assert_eq!(revisions(&history), [(9, 1), (10, 1), (12, 2)], "proof: {proof}");
-        assert_eq!(history.deltas.last().unwrap().0, until);
+        assert_eq!((history.deltas.last().unwrap().0, history.end), (until, until));
     }
 }
 
@@ -669,8 +672,9 @@ async fn a_history_up_to_a_quiet_revision_ends() {
         source.change(|etcd| etcd.put("a", "comes"));
         source.change(|etcd| etcd.delete("a"));
         source.change(Model::put_elsewhere);
-        let history = history(source.clone(), known, now(&source)).await.unwrap();
-        assert_eq!(revisions(&history), [(5, 1), (6, 1)], "proof: {proof}");
+        let until = now(&source);
+        let history = history(&source, known.revision, until, ALL).await.unwrap();
+        assert_eq!((revisions(&history), history.end), (vec![(5, 1), (6, 1)], until), "proof: {proof}");
     }
 }
 
@@ -678,35 +682,66 @@ async fn a_history_up_to_a_quiet_revision_ends() {
 async fn a_history_that_is_not_there_is_not_told() {
     let source = Scripted::with_keys(3);
     let known = now(&source);
-    let outcome = history(source.clone(), known, known).await.unwrap();
+    let outcome = history(&source, known.revision, known, ALL).await.unwrap();
     assert_eq!(revisions(&outcome), [], "it is of this history");
-    let other = SourcePosition { digest: rollcall_shared::Digest(1), ..known };
-    assert!(matches!(history(source.clone(), other, known).await, Err(HistoryError::Other)));
+    assert_eq!(position_at(&source, known.revision).await.unwrap(), known);
+    assert_eq!(position_now(&source).await.unwrap(), known);
     source.change(|etcd| etcd.put("a", "comes"));
     let until = now(&source);
     let other_end = SourcePosition { digest: rollcall_shared::Digest(1), ..until };
-    assert!(matches!(history(source.clone(), known, other_end).await, Err(HistoryError::Other)));
+    assert!(matches!(history(&source, known.revision, other_end, ALL).await, Err(HistoryError::Other)));
+    assert_eq!(compacted_to(&source, known.revision).await.unwrap(), None);
     source.change(|etcd| etcd.restore(2));
-    assert!(matches!(history(source.clone(), known, until).await, Err(HistoryError::Other)), "a future revision");
+    assert!(
+        matches!(history(&source, known.revision, until, ALL).await, Err(HistoryError::Other)),
+        "a future revision"
+    );
+    assert!(matches!(position_at(&source, known.revision).await, Err(HistoryError::Other)));
     let known = now(&source);
     source.change(|etcd| {
         etcd.put("a", "1");
         let revision = etcd.put("a", "2");
         etcd.compact(revision);
     });
-    assert!(matches!(history(source.clone(), known, now(&source)).await, Err(HistoryError::Compacted)));
+    let until = now(&source);
+    assert!(matches!(history(&source, known.revision, until, ALL).await, Err(HistoryError::Compacted)));
+    assert!(matches!(position_at(&source, known.revision).await, Err(HistoryError::Compacted)));
+    assert_eq!(compacted_to(&source, known.revision).await.unwrap(), Some(until.revision));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_history_that_is_too_long_is_not_told() {
+async fn a_history_that_is_compacted_between_list_and_watch_is_not_told_in_part() {
+    let source = Scripted::with_keys(3);
+    let known = now(&source);
+    source.change(|etcd| etcd.put("passing", "by"));
+    source.change(|etcd| etcd.delete("passing"));
+    let until = now(&source);
+    source.before_call(open, |etcd| {
+        etcd.compact(6);
+        Ok(())
+    });
+    assert!(matches!(history(&source, known.revision, until, ALL).await, Err(HistoryError::Compacted)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_history_that_is_too_long_is_told_in_pieces() {
     let source = Scripted::new();
     let known = now(&source);
-    let keys = |value: &'static str| (0..50_000).map(move |index| put(&index.to_string(), value));
     for value in ["1", "2", "3", "4"] {
-        source.change(|etcd| etcd.txn(keys(value)));
+        source.change(|etcd| etcd.txn((0..50).map(|index| put(&index.to_string(), value))));
     }
-    let outcome = history(source.clone(), known, now(&source)).await.unwrap();
-    assert_eq!(outcome.deltas.len(), 4);
-    source.change(|etcd| etcd.put("one", "more"));
-    assert!(matches!(history(source.clone(), known, now(&source)).await, Err(HistoryError::TooMuch)));
+    let until = now(&source);
+    let by_changes = Limits { changes_max: 60, bytes_max: usize::MAX };
+    let by_bytes = Limits { changes_max: usize::MAX, bytes_max: 300 };
+    let one = Limits { changes_max: 1, bytes_max: 1 };
+    for (limits, first) in
+        [(by_changes, vec![(2, 50), (3, 50)]), (by_bytes, vec![(2, 50), (3, 50)]), (one, vec![(2, 50)])]
+    {
+        let piece = history(&source, known.revision, until, limits).await.unwrap();
+        assert_eq!(revisions(&piece), first, "{limits:?}");
+        assert_eq!(piece.end, piece.deltas.last().unwrap().0);
+        let rest = history(&source, piece.end.revision, until, ALL).await.unwrap();
+        assert_eq!((rest.from, rest.end), (piece.end, until), "it goes on where that ends");
+        assert_eq!(rest.deltas.len() + piece.deltas.len(), 4);
+    }
 }

@@ -66,6 +66,8 @@ struct Connection {
     ordered: usize,
     cursor: Option<Result<Cursor, rollcall_shared::CursorError>>,
     parts: u32,
+    /// Deltas since it was last taken up.
+    deltas: usize,
     /// A progress that the next message has to be the reason for: the source, and where it went.
     due: Option<(String, Revision)>,
     causes: HashSet<(String, Revision)>,
@@ -127,6 +129,7 @@ impl Client {
             ordered: 0,
             cursor,
             parts: 0,
+            deltas: 0,
             due: None,
             causes: HashSet::new(),
             progressed_at: Instant::now(),
@@ -218,6 +221,7 @@ impl Client {
                 for source in snapshot.revisions.keys() {
                     self.check_reason(store, source, snapshot.reason);
                 }
+                self.connection.as_mut().unwrap().deltas = 0;
                 for record in &snapshot.records {
                     assert!(snapshot.revisions.contains_key(&record.source));
                 }
@@ -239,6 +243,7 @@ impl Client {
                     );
                 }
                 let connection = self.connection.as_mut().unwrap();
+                connection.deltas += 1;
                 for change in &delta.changes {
                     if let Change::Delete(departure) = change {
                         let departure = (departure.key.clone(), delta.revision);
@@ -252,10 +257,17 @@ impl Client {
                     let at = self.revision(source).expect("progress follows a snapshot");
                     assert!(*revision >= at, "{source} goes back from {at} to {revision}");
                 }
-                // One of every source may come at any time: it says how far all has come, and its id is checked below.
-                // One of a single source comes right before the delta that continues from there.
+                // One of every source may come at any time: it says how far all has come, and its id is checked below. So
+                // may one of the client's own revisions: it was taken up anew. Any other is of a single source and comes
+                // right before the delta that continues from there.
+                // (What a selection leaves out has no message to tell how far its client has come.)
+                let own = !self.selected.is_empty()
+                    || progress.revisions.iter().all(|(source, at)| self.revision(source) == Some(*at));
                 let connection = self.connection.as_mut().unwrap();
-                if first || progress.revisions.len() == PREFIXES.len() {
+                if first || own {
+                    connection.deltas = 0;
+                }
+                if first || own || progress.revisions.len() == PREFIXES.len() {
                     connection.progressed_at = now;
                 } else {
                     assert_eq!(progress.revisions.len(), 1, "progress of some sources: {progress:?}");
@@ -318,7 +330,10 @@ impl Client {
                 assert!(at < store.compacted_ever, "nothing was compacted that a client at {at} had not read");
             }
             SnapshotReason::Restored => assert!(store.restores > 0, "nothing was restored"),
-            SnapshotReason::Lagged => assert!(self.may_lag && !first, "it did not lag"),
+            SnapshotReason::Lagged => {
+                assert!(self.may_lag && !first, "it did not lag");
+                assert_eq!(connection.deltas, 0, "who comes further never lags");
+            }
             SnapshotReason::UnknownCursor => {
                 assert!(matches!(connection.cursor, Some(Err(_))), "its cursor was good");
             }
@@ -395,7 +410,7 @@ impl Client {
 impl Drop for Client {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let latest = &self.log[self.log.len().saturating_sub(20)..];
+            let latest = &self.log[self.log.len().saturating_sub(40)..];
             println!("--- the client of {:?}\n{}", self.selected, latest.join("\n"));
         }
     }

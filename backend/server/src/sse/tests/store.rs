@@ -243,7 +243,7 @@ impl Watcher {
         if position.revision + 1 < store.compacted || again && position.revision < store.compacted {
             let same = position.digest == now.digest;
             *position = now;
-            let event = if same { SourceEvent::Progress(now) } else { snapshot(SnapshotReason::Compacted) };
+            let event = if same { SourceEvent::Unchanged(now) } else { snapshot(SnapshotReason::Compacted) };
             return vec![event, SourceEvent::Opened];
         }
         let next_change = |after: Revision| {

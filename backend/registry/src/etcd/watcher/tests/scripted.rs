@@ -457,7 +457,7 @@ impl Reader {
             SourceEvent::Delta { position, changes } => {
                 Some(format!("delta of {} at {}", changes.len(), position.revision))
             }
-            SourceEvent::Progress(_) | SourceEvent::Opened | SourceEvent::Heard => None,
+            SourceEvent::Progress(_) | SourceEvent::Unchanged(_) | SourceEvent::Opened | SourceEvent::Heard => None,
         });
         told.collect()
     }
@@ -487,7 +487,7 @@ impl Reader {
                 }
                 self.position = Some(*position);
             }
-            SourceEvent::Progress(position) => {
+            SourceEvent::Progress(position) | SourceEvent::Unchanged(position) => {
                 let before = before.expect("a snapshot comes first");
                 assert!(position.revision >= before.revision, "{position:?} after {before:?}");
                 assert_eq!(position.digest, before.digest, "progress changes nothing");
