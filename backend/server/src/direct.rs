@@ -212,10 +212,14 @@ pub async fn follow<P: Past, L: Line>(mut reader: Reader<P>, line: Arc<L>, fanou
         match pulled {
             Pulled::Piece(piece) => send(&*line, framed(piece)).await?,
             Pulled::CaughtUp => {
-                let left = fanout.join(Arc::clone(&line), reader.standing());
+                let mut left = fanout.join(Arc::clone(&line), reader.standing(), reader.selected());
                 let back = tokio::select! {
-                    back = left => back,
-                    () = line.gone() => return Ok(()),
+                    back = &mut left => back,
+                    () = line.gone() => {
+                        drop(left);
+                        fanout.forget_ended();
+                        return Ok(());
+                    }
                 };
                 // The line has ended, or the server has.
                 let Ok(back) = back else { return Ok(()) };

@@ -1,5 +1,5 @@
-//! Readers of everything who know all that was told so far, told together: each piece is made once, and one loop hands
-//! it to one socket after the other.
+//! Readers who know all that was told so far, told together: each piece is made once, and one loop hands it to one
+//! socket after the other. Those that select services wait here, and are given back when something concerns them.
 //!
 //! Owns the lines of those readers for as long as they follow, and nothing of what they are told: a reader whose socket
 //! does not take a piece at once goes back to its own task with what is left, and joins again once it has caught up.
@@ -10,9 +10,9 @@ use std::{io, sync::Arc, time::Duration};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use rollcall_shared::SourcePosition;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::yield_now,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -20,7 +20,7 @@ use crate::{
     metrics::Metrics,
     mirror::{
         Mirror, Reading, Status,
-        frame::{Frame, FrameKind, named},
+        frame::{Frame, FrameKind, Selected, named},
     },
 };
 
@@ -33,8 +33,8 @@ const LINES_A_TURN: usize = 256;
 /// What it takes, roughly, to tell a reader that is not among these: one that selects, or that hyper serves.
 const OTHERS_COST: Duration = Duration::from_micros(12);
 
-/// How often the loop looks for lines that are due for a status or a progress, or have ended.
-const TICK: Duration = Duration::from_millis(250);
+/// How often at the most the loop looks for lines that are due for a status or a progress, or have ended.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How often a line hears how it is with etcd, though nothing changed; up to [`STATUS_JITTER`] later, so that not all
 /// are due at once. A reader that has just joined may have waited as long by itself, and the contract allows 10 s.
@@ -61,7 +61,8 @@ pub trait Line: Send + Sync + 'static {
 
 /// Where the readers' tasks leave their lines.
 pub struct Fanout<L> {
-    joining: mpsc::UnboundedSender<Member<L>>,
+    /// `None`: one of the lines has ended.
+    joining: mpsc::UnboundedSender<Option<Member<L>>>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -74,14 +75,16 @@ pub struct Standing {
     pub status: Status,
     /// When it is to hear that again.
     pub status_due: Instant,
-    /// When it is to hear how far it has come.
-    pub progress_due: Instant,
+    /// When its reader has something else to say: how far it has come, or the times of leases.
+    pub reader_due: Instant,
 }
 
 /// A line that follows.
 struct Member<L> {
     line: Arc<L>,
     standing: Standing,
+    /// `None`: everything.
+    selected: Option<Arc<Selected>>,
     back: oneshot::Sender<Back>,
 }
 
@@ -118,25 +121,34 @@ impl<L: Line> Fanout<L> {
     /// Starts to tell what comes to `mirror`, until `shutdown`.
     pub fn start(mirror: Arc<Mirror>, metrics: Arc<Metrics>, shutdown: CancellationToken) -> Self {
         let (joining, joins) = mpsc::unbounded_channel();
+        // From this moment on: what comes before the loop runs is seen by it.
+        let (tail, mut status) = (mirror.tail(), mirror.status());
         let cohort = Cohort {
             next: mirror.told_until(),
             last: vec![None; mirror.sources().len()].into(),
             members: Vec::new(),
-            status: *mirror.status().borrow(),
+            due: Instant::now(),
+            looked_at: Instant::now(),
+            status: *status.borrow_and_update(),
             mirror,
             metrics,
         };
-        let task = tokio::spawn(cohort.run(joins, shutdown));
+        let task = tokio::spawn(cohort.run(joins, tail, status, shutdown));
         Self { joining, _task: AbortOnDropHandle::new(task) }
     }
 
-    /// Leaves `line` to be told what comes from where its reader stands. The receiver gets it back; it fails where the
-    /// line has ended.
-    pub fn join(&self, line: Arc<L>, standing: Standing) -> oneshot::Receiver<Back> {
+    /// Leaves `line` to be told what comes from where its reader stands, or to be given back as soon as something comes
+    /// that is `selected`. The receiver gets it back; it fails where the line has ended.
+    pub fn join(&self, line: Arc<L>, standing: Standing, selected: Option<Arc<Selected>>) -> oneshot::Receiver<Back> {
         let (back, received) = oneshot::channel();
         // Where the loop has ended, so has the server: the receiver fails, as for any line that ends.
-        drop(self.joining.send(Member { line, standing, back }));
+        drop(self.joining.send(Some(Member { line, standing, selected, back })));
         received
+    }
+
+    /// Lets go, soon, of a line whose receiver was dropped.
+    pub fn forget_ended(&self) {
+        drop(self.joining.send(None));
     }
 }
 
@@ -149,30 +161,41 @@ struct Cohort<L> {
     members: Vec<Member<L>>,
     /// How it is with etcd, as all of them were told.
     status: Status,
+    /// When the first of them is due for something but news.
+    due: Instant,
+    looked_at: Instant,
 }
 
 impl<L: Line> Cohort<L> {
-    async fn run(mut self, mut joins: mpsc::UnboundedReceiver<Member<L>>, shutdown: CancellationToken) {
-        let (mut tail, mut status) = (self.mirror.tail(), self.mirror.status());
-        let mut ticks = interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    async fn run(
+        mut self,
+        mut joins: mpsc::UnboundedReceiver<Option<Member<L>>>,
+        mut tail: watch::Receiver<u64>,
+        mut status: watch::Receiver<Status>,
+        shutdown: CancellationToken,
+    ) {
         loop {
+            let look_at = self.look_at();
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
                 _ = tail.changed() => self.tell_news().await,
-                Some(member) = joins.recv() => self.take_in(member),
+                // Before anybody joins, who may know it already: one that knows less goes back for it.
                 Ok(()) = status.changed() => {
                     self.status = *status.borrow_and_update();
                     self.tell_status(|_, _| true).await;
                 }
-                _ = ticks.tick() => self.look_around().await,
+                Some(joins) = joins.recv() => match joins {
+                    Some(member) => self.take_in(member),
+                    None => self.due = Instant::now(),
+                },
+                () = sleep_until(look_at) => self.look_around().await,
             }
         }
         // Each says goodbye by itself.
         joins.close();
         while let Some(member) = joins.recv().await {
-            self.members.push(member);
+            self.members.extend(member);
         }
         for member in std::mem::take(&mut self.members) {
             self.give_back(member, Bytes::new());
@@ -184,8 +207,14 @@ impl<L: Line> Cohort<L> {
         if member.standing.next < self.next || !member.standing.status.tells_as(&self.status) {
             self.give_back(member, Bytes::new());
         } else {
+            self.due = self.due.min(member.standing.due());
             self.members.push(member);
         }
+    }
+
+    /// When to look around next.
+    fn look_at(&self) -> Instant {
+        self.due.max(self.looked_at + LOOK_INTERVAL)
     }
 
     fn give_back(&self, member: Member<L>, rest: Bytes) {
@@ -207,7 +236,7 @@ impl<L: Line> Cohort<L> {
                 Reading::UpToDate => break,
                 Reading::Lagged => {
                     // Each is told so by itself.
-                    self.next = self.mirror.told_until();
+                    self.next = self.mirror.told_until().max(self.mirror.ring_bounds().0);
                     for member in std::mem::take(&mut self.members) {
                         self.give_back(member, Bytes::new());
                     }
@@ -235,15 +264,21 @@ impl<L: Line> Cohort<L> {
         let next = self.next;
         let mut lines = 0;
         self.each(|member| {
-            if member.standing.next == from {
-                member.standing.next = next;
-                lines += 1;
-                Due::Piece(&piece)
-            } else if member.standing.next < next {
-                // It stands between two frames that are told together.
+            let chosen = member.selected.as_ref();
+            if member.standing.next >= next {
+                Due::Nothing
+            } else if member.standing.next > from
+                || chosen.is_some_and(|selected| frames.iter().any(|frame| frame.concerns(selected)))
+            {
+                // It stands between two frames that are told together, or has its own way of telling them.
                 Due::Back
             } else {
-                Due::Nothing
+                member.standing.next = next;
+                if chosen.is_some() {
+                    return Due::Nothing;
+                }
+                lines += 1;
+                Due::Piece(&piece)
             }
         })
         .await;
@@ -302,17 +337,26 @@ impl<L: Line> Cohort<L> {
     async fn look_around(&mut self) {
         self.tell_status(|member, now| member.standing.status_due <= now).await;
         let now = Instant::now();
+        self.looked_at = now;
+        self.due = now + STATUS_INTERVAL;
         let mut index = 0;
-        while index < self.members.len() {
-            if self.members[index].back.is_closed() {
+        while let Some(member) = self.members.get(index) {
+            if member.back.is_closed() {
                 drop(self.members.swap_remove(index));
-            } else if self.members[index].standing.progress_due <= now {
+            } else if member.standing.reader_due <= now {
                 let member = self.members.swap_remove(index);
                 self.give_back(member, Bytes::new());
             } else {
+                self.due = self.due.min(member.standing.due());
                 index += 1;
             }
         }
+    }
+}
+
+impl Standing {
+    fn due(&self) -> Instant {
+        self.status_due.min(self.reader_due)
     }
 }
 
@@ -349,6 +393,3 @@ pub fn chunk(pieces: &[Bytes]) -> Bytes {
 
 /// What ends a body of chunks.
 pub const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
-
-#[cfg(test)]
-mod tests;

@@ -359,7 +359,10 @@ impl Mirror {
         let wake = {
             let mut state = self.state();
             let end = state.ring.end();
-            state.pace.wake(end, Instant::now())
+            let wake = state.pace.wake(end, Instant::now());
+            let told_until = state.pace.told_until();
+            state.ring.tell(told_until);
+            wake
         };
         match wake {
             Wake::Not => {}
@@ -371,6 +374,7 @@ impl Mirror {
                     let end = {
                         let mut state = mirror.state();
                         let end = state.ring.end();
+                        state.ring.tell(end);
                         state.pace.woken(end, Instant::now())
                     };
                     mirror.tail.send_replace(end);

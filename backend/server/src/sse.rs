@@ -57,7 +57,7 @@ const RETRY_MS: u64 = 1_000;
 /// What a reader asks for.
 pub struct Request {
     /// The services it selects.
-    pub selected: Selected,
+    pub selected: Arc<Selected>,
     /// Its cursor, where it came with one.
     pub cursor: Option<Result<Cursor, CursorError>>,
     /// Whether it wants the leases' times.
@@ -223,16 +223,14 @@ impl<P: Past> Reader<P> {
         }
     }
 
-    /// Whether what comes is the same for this reader as for every other that may.
+    /// Whether what comes is the same for this reader as for every other that may, but for what it selects.
     fn may_join(&mut self) -> bool {
         self.look_ahead();
-        self.request.selected.everything()
-            && !self.request.ttl
-            && !self.ahead
+        !self.ahead
             && !self.is_replaying()
             && self.next >= self.shared_from
             && self.from.iter().all(|from| *from <= self.next)
-            && self.context.mirror.continues(self.next, &self.told)
+            && (!self.request.selected.everything() || self.context.mirror.continues(self.next, &self.told))
             && !self.context.mirror.may_explain_before(self.next, &self.deleted_from)
     }
 
@@ -242,8 +240,13 @@ impl<P: Past> Reader<P> {
             next: self.next,
             status: self.told_status,
             status_due: self.status_due,
-            progress_due: self.progress_due,
+            reader_due: self.ttl_due.map_or(self.progress_due, |ttl_due| ttl_due.min(self.progress_due)),
         }
+    }
+
+    /// What it selects, where that is not everything.
+    pub fn selected(&self) -> Option<Arc<Selected>> {
+        (!self.request.selected.everything()).then(|| Arc::clone(&self.request.selected))
     }
 
     /// Takes in what it was told among others.
@@ -253,8 +256,10 @@ impl<P: Past> Reader<P> {
                 && *sequence >= self.next
             {
                 self.at[source] = Some(*position);
-                self.told[source] = position.revision;
                 self.known[source] = 0;
+                if self.request.selected.everything() {
+                    self.told[source] = position.revision;
+                }
             }
         }
         self.next = back.standing.next;

@@ -78,7 +78,7 @@ pub async fn watch(
     let feed = Feed::start(&mirror, &connection, &metrics);
     let context = Context { mirror, connection, metrics, shutdown };
     let selected = Selected(service.into_iter().collect());
-    let mut reader = Reader::new(context, Request { selected, cursor: None, ttl: false });
+    let mut reader = Reader::new(context, Request { selected: selected.into(), cursor: None, ttl: false });
     let mut lines = Vec::new();
     while let Some(bytes) = reader.next().await {
         lines.clear();

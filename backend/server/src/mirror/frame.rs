@@ -127,6 +127,18 @@ impl Frame {
         Self { sequence, source, position, cursor, kind, bytes }
     }
 
+    /// Whether a reader of what is `selected` is to hear of it.
+    pub fn concerns(&self, selected: &Selected) -> bool {
+        match &self.kind {
+            FrameKind::Changed { delta, moved } => {
+                delta.changes.iter().any(|change| selected.has(change.service()))
+                    || moved.iter().any(|before| selected.has(&before.service))
+            }
+            FrameKind::Replaced { .. } => true,
+            FrameKind::Cause { service, .. } => selected.has(service),
+        }
+    }
+
     /// The frame for a stream of its own: with `id` in place of the shared cursor, and only what is `selected`,
     /// continuing from `after`. `None` where nothing of it is selected.
     pub fn encode_for(&self, selected: &Selected, after: Revision, id: &str) -> Option<Bytes> {

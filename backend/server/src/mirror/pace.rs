@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Between two tellings there is at least so much rest, so that a burst is told together.
-const REST_MIN: Duration = Duration::from_millis(1);
+pub const REST_MIN: Duration = Duration::from_millis(1);
 
 /// No change waits longer than this for others to go with it.
 pub const REST_MAX: Duration = Duration::from_millis(50);

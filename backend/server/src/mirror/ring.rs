@@ -21,6 +21,7 @@ pub struct Ring {
     start: u64,
     bytes: usize,
     bytes_max: usize,
+    told_until: u64,
     /// Where each source stood before the oldest frame.
     base: Vec<SourcePosition>,
     /// For each source up to where it was last taken up anew without being told what came and went on the way there.
@@ -32,9 +33,17 @@ fn cost(frame: &Frame) -> usize {
 }
 
 impl Ring {
-    /// An empty ring that keeps up to `bytes_max`, and the newest frame whatever its size.
+    /// An empty ring that keeps up to `bytes_max`, and the newest frame and those not yet told whatever their size.
     pub fn new(bytes_max: usize) -> Self {
-        Self { frames: VecDeque::new(), start: 0, bytes: 0, bytes_max, base: Vec::new(), passed_over: Vec::new() }
+        Self {
+            frames: VecDeque::new(),
+            start: 0,
+            bytes: 0,
+            bytes_max,
+            told_until: 0,
+            base: Vec::new(),
+            passed_over: Vec::new(),
+        }
     }
 
     /// Begins where every source stands for the first time.
@@ -74,7 +83,7 @@ impl Ring {
         let frame = Frame::new(self.end(), source, position, kind, cursor);
         self.bytes += cost(&frame);
         self.frames.push_back(Arc::new(frame));
-        while self.bytes > self.bytes_max && self.frames.len() > 1 {
+        while self.bytes > self.bytes_max && self.frames.len() > 1 && self.start < self.told_until {
             let oldest = self.frames.pop_front().expect("there are two at the least");
             self.bytes -= cost(&oldest);
             self.start += 1;
@@ -82,6 +91,11 @@ impl Ring {
                 self.base[oldest.source] = oldest.position;
             }
         }
+    }
+
+    /// Takes in that readers may read up to `end`: what is newer stays, whatever its size.
+    pub fn tell(&mut self, end: u64) {
+        self.told_until = end;
     }
 
     /// Takes in why a key of `service` left source number `source` with the delete `of`.

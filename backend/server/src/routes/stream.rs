@@ -32,7 +32,7 @@ pub async fn events(
         None => query.all("since").next().map(Cursor::decode),
     };
     let request = Request {
-        selected: Selected(query.all("service").map(str::to_owned).collect()),
+        selected: Arc::new(Selected(query.all("service").map(str::to_owned).collect())),
         cursor,
         ttl: query.all("ttl").any(|value| value == "1" || value == "true"),
     };

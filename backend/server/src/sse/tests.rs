@@ -4,3 +4,4 @@ mod client;
 mod clock;
 mod property;
 mod store;
+mod stream;

@@ -12,8 +12,9 @@ use tokio::time::{Duration, Instant, timeout};
 use super::{
     super::{Context, Reader, Request},
     store::{self, Keys, PREFIXES, Scripted, Store, View},
+    stream::{Pipe, Stream},
 };
-use crate::mirror::frame::Selected;
+use crate::{fanout::Fanout, mirror::frame::Selected};
 
 /// One block of `text/event-stream`.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -58,8 +59,8 @@ const STATUS_S_MAX: u64 = 10;
 
 /// What one connection was sent so far.
 struct Connection {
-    reader: Reader<Scripted>,
-    /// Pulled, and not looked at yet.
+    stream: Stream,
+    /// Taken, and not looked at yet.
     blocks: std::collections::VecDeque<Block>,
     count: usize,
     /// Ordered messages so far.
@@ -84,6 +85,8 @@ pub struct Client {
     pub last_id: Option<String>,
     /// Whether its server's ring is so small that it may lag.
     pub may_lag: bool,
+    /// Whether it is told together with others.
+    pub followed: bool,
     connection: Option<Connection>,
     /// Deletes that it was told, and their causes.
     pub departed: HashSet<(String, Revision)>,
@@ -93,12 +96,13 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(selected: &'static [&'static str], may_lag: bool) -> Self {
+    pub fn new(selected: &'static [&'static str], may_lag: bool, followed: bool) -> Self {
         Self {
             selected,
             catalog: Catalog::default(),
             last_id: None,
             may_lag,
+            followed,
             connection: None,
             departed: HashSet::new(),
             caused: HashSet::new(),
@@ -115,15 +119,16 @@ impl Client {
     }
 
     /// Comes, with the cursor it has or with `cursor` in its place.
-    pub fn connect(&mut self, context: &Context<Scripted>, cursor: Option<&str>) {
+    pub fn connect(&mut self, context: &Context<Scripted>, fanout: &Arc<Fanout<Pipe>>, cursor: Option<&str>) {
         let cursor = cursor.or(self.last_id.as_deref()).map(Cursor::decode);
         if cursor.is_none() {
             self.catalog = Catalog::default();
         }
         self.log.push(format!("connects with {cursor:?}"));
-        let request = Request { selected: self.selected(), cursor: cursor.clone(), ttl: false };
+        let request = Request { selected: Arc::new(self.selected()), cursor: cursor.clone(), ttl: false };
+        let reader = Reader::new(context.clone(), request);
         self.connection = Some(Connection {
-            reader: Reader::new(context.clone(), request),
+            stream: if self.followed { Stream::followed(reader, fanout) } else { Stream::pulled(reader) },
             blocks: std::collections::VecDeque::default(),
             count: 0,
             ordered: 0,
@@ -156,7 +161,7 @@ impl Client {
             let Some(connection) = &mut self.connection else { return };
             while connection.blocks.is_empty() {
                 let left = end.saturating_duration_since(Instant::now());
-                match timeout(left, connection.reader.next()).await {
+                match timeout(left, connection.stream.next()).await {
                     Ok(Some(bytes)) => connection.blocks.extend(blocks(&bytes)),
                     Ok(None) => panic!("nobody ended the stream"),
                     Err(_) => {

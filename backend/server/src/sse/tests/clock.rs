@@ -11,7 +11,7 @@ use super::{
     client::{Block, blocks, context, source_id},
     store::{self, Scripted, Turn, Watcher},
 };
-use crate::mirror::{Mirror, frame::Selected};
+use crate::mirror::Mirror;
 
 struct Scene {
     etcd: Scripted,
@@ -43,7 +43,7 @@ impl Scene {
 
     fn reader(&self, cursor: Option<&str>, ttl: bool) -> Reader<Scripted> {
         let cursor = cursor.map(Cursor::decode);
-        Reader::new(self.context.clone(), Request { selected: Selected::default(), cursor, ttl })
+        Reader::new(self.context.clone(), Request { selected: Arc::default(), cursor, ttl })
     }
 
     fn cursor(&self) -> String {
@@ -225,7 +225,7 @@ async fn a_source_that_the_cursor_does_not_know_comes_alone() {
     }
     let known = etcd.store().position(0);
     let cursor = Cursor { cluster: 77, sources: [(source_id(0), known)].into() };
-    let request = Request { selected: Selected::default(), cursor: Some(Ok(cursor)), ttl: false };
+    let request = Request { selected: Arc::default(), cursor: Some(Ok(cursor)), ttl: false };
     let mut reader = Reader::new(context(&mirror, &etcd), request);
     let heard = hear(&mut reader, SHORT).await;
     let [(_, RegistryEvent::Progress(progress)), (_, RegistryEvent::Snapshot(snapshot))] = &messages(&heard)[..] else {

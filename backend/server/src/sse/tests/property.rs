@@ -8,8 +8,10 @@ use rollcall_shared::{Cause, CauseKind};
 use super::{
     client::{Client, context},
     store::{self, Op, Scripted, Turn, Watcher},
+    stream::Pipe,
 };
 use crate::{
+    fanout::Fanout,
     mirror::{Left, Mirror},
     sse::Context,
 };
@@ -20,8 +22,9 @@ const SEED: u64 = 8_420;
 /// How many sequences a run tries unless `PROPTEST_CASES` says otherwise.
 const CASES: u32 = 1_200;
 
-/// What each client selects.
-const CLIENTS: [&[&str]; 4] = [&[], &[], &["red"], &["green", "blue"]];
+/// What each client selects, and whether it is told together with others.
+const CLIENTS: [(&[&str], bool); 6] =
+    [(&[], false), (&[], true), (&[], true), (&["red"], false), (&["red"], true), (&["green", "blue"], true)];
 
 /// The servers, each with its own order of the sources.
 const SERVERS: [[usize; 3]; 2] = [[0, 1, 2], [2, 0, 1]];
@@ -79,6 +82,7 @@ struct Server {
     order: [usize; 3],
     mirror: Arc<Mirror>,
     context: Context<Scripted>,
+    fanout: Arc<Fanout<Pipe>>,
     watchers: [Watcher; 3],
     left: VecDeque<Left>,
 }
@@ -87,7 +91,8 @@ impl Server {
     fn new(etcd: &Scripted, order: [usize; 3], ring_bytes: usize) -> Self {
         let mirror = Arc::new(Mirror::with_ring_bytes(order.map(store::config).to_vec(), ring_bytes));
         let context = context(&mirror, etcd);
-        Self { order, mirror, context, watchers: Default::default(), left: VecDeque::new() }
+        let fanout = Fanout::start(Arc::clone(&mirror), Arc::clone(&context.metrics), context.shutdown.clone());
+        Self { order, mirror, context, fanout: Arc::new(fanout), watchers: Default::default(), left: VecDeque::new() }
     }
 
     fn turn(&mut self, etcd: &Scripted, source: usize, turn: Turn) -> bool {
@@ -124,7 +129,7 @@ impl Server {
 async fn run(steps: Vec<Step>, ring_bytes: usize) {
     let etcd = Scripted::new();
     let mut servers = SERVERS.map(|order| Server::new(&etcd, order, ring_bytes));
-    let mut clients = CLIENTS.map(|selected| Client::new(selected, ring_bytes < 1_000_000));
+    let mut clients = CLIENTS.map(|(selected, followed)| Client::new(selected, ring_bytes < 1_000_000, followed));
     for step in steps {
         match step {
             Step::Txn(ops) => etcd.store().txn(&ops),
@@ -142,8 +147,12 @@ async fn run(steps: Vec<Step>, ring_bytes: usize) {
                 servers[server].turn(&etcd, source, turn);
             }
             Step::Causes(server) => servers[server].tell_causes(),
-            Step::Connect(client, server) => clients[client].connect(&servers[server].context, None),
-            Step::Garbage(client, server) => clients[client].connect(&servers[server].context, Some("no cursor")),
+            Step::Connect(client, server) => {
+                clients[client].connect(&servers[server].context, &servers[server].fanout, None);
+            }
+            Step::Garbage(client, server) => {
+                clients[client].connect(&servers[server].context, &servers[server].fanout, Some("no cursor"));
+            }
             Step::Disconnect(client) => clients[client].disconnect(),
             Step::Read(client, count) => clients[client].read(&etcd, count.into(), PATIENCE).await,
             Step::Wait(time_s) => {
@@ -164,12 +173,13 @@ async fn run(steps: Vec<Step>, ring_bytes: usize) {
     }
     for (index, client) in clients.iter_mut().enumerate() {
         if !client.connected() {
-            client.connect(&servers[index % SERVERS.len()].context, None);
+            client.connect(&servers[index % SERVERS.len()].context, &servers[index % SERVERS.len()].fanout, None);
         }
     }
-    for client in &mut clients {
-        // It may wait for etcd first, and progress is due a minute after that.
-        client.read(&etcd, usize::MAX, Duration::from_secs(121)).await;
+    // It may wait for etcd first, and progress is due a minute after that.
+    let reading = clients.iter_mut().map(|client| client.read(&etcd, usize::MAX, Duration::from_secs(121)));
+    futures_util::future::join_all(reading).await;
+    for client in &clients {
         client.assert_up_to_date(&etcd.store());
     }
 }
