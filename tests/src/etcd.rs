@@ -8,7 +8,10 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use etcd_client::{AlarmAction, AlarmType, Client, CompactionOptions, Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp};
+use etcd_client::{
+    AlarmAction, AlarmOptions, AlarmType, Client, CompactionOptions, Compare, CompareOp, GetOptions, PutOptions, Txn,
+    TxnOp,
+};
 use tempfile::TempDir;
 
 use crate::{
@@ -331,8 +334,13 @@ impl Etcd {
     pub async fn disarm(&self) {
         let mut client = self.client().await;
         client.defragment().await.expect("etcd defragments");
-        let alarm = client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, None).await;
-        alarm.expect("etcd disarms its alarm");
+        let raised = client.alarm(AlarmAction::Get, AlarmType::Nospace, None).await.expect("etcd lists its alarms");
+        for alarm in raised.alarms() {
+            let mut of_member = AlarmOptions::new();
+            of_member.with_member(alarm.member_id());
+            let disarmed = client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(of_member)).await;
+            disarmed.expect("etcd disarms its alarm");
+        }
     }
 
     fn numbered(&self, what: &str) -> PathBuf {

@@ -19,7 +19,7 @@ use self::check::{Property, Verdict};
 pub use self::script::Fault;
 
 /// How long one scenario may take before it is given up.
-const SCENARIO_MAX: Duration = Duration::from_secs(180);
+const SCENARIO_MAX: Duration = Duration::from_mins(3);
 
 /// What became of a fault over some rounds.
 #[derive(Debug, Default)]

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::{
     reader::{Heard, Recording, Session},
     truth::{Fate, Selection, Told, View},
-    writer::{Act, Deed, Memory},
+    writer::{Act, Deed, Granted, Memory},
 };
 
 /// How long after a delete, or after the end of trouble, its cause may take to be told.
@@ -57,15 +57,8 @@ pub enum Property {
 
 impl Property {
     /// All of them, in the table's order.
-    pub const ALL: [Self; 7] = [
-        Self::Ordered,
-        Self::Unique,
-        Self::Atomic,
-        Self::NoGap,
-        Self::Resumable,
-        Self::Explained,
-        Self::Converged,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Ordered, Self::Unique, Self::Atomic, Self::NoGap, Self::Resumable, Self::Explained, Self::Converged];
 
     /// The heading of its column.
     pub fn as_str(self) -> &'static str {
@@ -214,26 +207,24 @@ impl<'a> Reasons<'a> {
             Deed::Revokes(_) => CauseKind::Revoked,
             _ => CauseKind::Deregistered,
         };
-        match self.by_revision.get(&(epoch, revision)).filter(|act| touches(act)) {
-            Some(act) => {
-                legal.insert(kind(act));
-                // What happened to the lease before anybody could ask it hides what happened to the key.
-                if kind(act) == CauseKind::Deregistered {
-                    let revoked = lease.and_then(|lease| self.revoked.get(&lease));
-                    if revoked.is_some_and(|at| *at >= act.started) && troubled {
-                        legal.insert(CauseKind::Revoked);
-                    }
-                    if granted.is_some_and(|lease| lease.expires && (troubled || lease.at.elapsed_until(act.ended) > LEASE_UNASKED_MAX)) {
-                        legal.insert(CauseKind::Expired);
-                    }
+        if let Some(act) = self.by_revision.get(&(epoch, revision)).filter(|act| touches(act)) {
+            legal.insert(kind(act));
+            // What happened to the lease before anybody could ask it hides what happened to the key.
+            if kind(act) == CauseKind::Deregistered {
+                let revoked = lease.and_then(|lease| self.revoked.get(&lease));
+                if troubled && revoked.is_some_and(|at| *at >= act.started) {
+                    legal.insert(CauseKind::Revoked);
                 }
-            }
-            None => {
-                if granted.is_some_and(|lease| lease.expires) {
+                let ran_out = |lease: &Granted| troubled || lease.at.elapsed_until(act.ended) > LEASE_UNASKED_MAX;
+                if granted.is_some_and(|lease| lease.expires && ran_out(lease)) {
                     legal.insert(CauseKind::Expired);
                 }
-                legal.extend(self.uncertain.iter().filter(|act| touches(act)).map(|act| kind(act)));
             }
+        } else {
+            if granted.is_some_and(|lease| lease.expires) {
+                legal.insert(CauseKind::Expired);
+            }
+            legal.extend(self.uncertain.iter().filter(|act| touches(act)).map(|act| kind(act)));
         }
         let young = granted.zip(time).is_some_and(|(lease, at)| lease.at.elapsed_until(at) < LEASE_UNASKED_MAX);
         if troubled || young || legal.is_empty() {
@@ -274,11 +265,14 @@ fn check_times(facts: &Facts, recording: &Recording, verdict: &mut Verdict) {
     for marker in &facts.markers {
         let bound = if plan.roams { marker.bound + ROAM_SLACK } else { marker.bound };
         match recording.markers.get(&marker.number) {
-            None => verdict.fail(Property::Converged, format!("{}: marker {} was never seen", plan.name, marker.number)),
+            None => {
+                verdict.fail(Property::Converged, format!("{}: marker {} was never seen", plan.name, marker.number));
+            }
             Some(at) => {
                 let took = marker.since.elapsed_until(*at);
                 if took > bound {
-                    let what = format!("{}: marker {} took {took:.1?}, and may take {bound:?}", plan.name, marker.number);
+                    let what =
+                        format!("{}: marker {} took {took:.1?}, and may take {bound:?}", plan.name, marker.number);
                     verdict.fail(Property::Converged, what);
                 }
                 if !plan.roams {
@@ -353,7 +347,8 @@ fn check_reader(
         let expected = told.selected(epoch, source, at, &recording.plan.selection);
         let Some(fold) = fold else { continue };
         let of_source = |record: &&Arc<Record>| record.source == config.prefix.as_str();
-        let folded: View = fold.records().filter(of_source).map(|record| (record.key.clone(), Arc::clone(record))).collect();
+        let folded: View =
+            fold.records().filter(of_source).map(|record| (record.key.clone(), Arc::clone(record))).collect();
         if let Some(difference) = difference(&folded, &expected) {
             let what = format!("{}: its fold of {} at {at}: {difference}", recording.plan.name, config.prefix);
             verdict.fail(Property::Converged, what);
@@ -491,9 +486,8 @@ impl<'a> Track<'a> {
             let standing = &mut self.sources[index];
             if last_id.is_none() {
                 // It came with another's cursor: any history may be its own that had come so far.
-                standing.epochs = (0..self.told.epochs())
-                    .filter(|epoch| position.revision <= self.told.read_to(*epoch))
-                    .collect();
+                standing.epochs =
+                    (0..self.told.epochs()).filter(|epoch| position.revision <= self.told.read_to(*epoch)).collect();
             }
             standing.at = Some(position.revision);
             standing.covered = position.revision;
@@ -638,7 +632,10 @@ impl<'a> Track<'a> {
                 return Err((property, format!("{prefix}: a delta of {revision} came at {at}")));
             }
             if *after > at {
-                return Err((Property::NoGap, format!("{prefix}: a delta continues from {after}, and it stands at {at}")));
+                return Err((
+                    Property::NoGap,
+                    format!("{prefix}: a delta continues from {after}, and it stands at {at}"),
+                ));
             }
             if let Err(missing) = track.nothing_between(epoch, source, at, revision - 1, now) {
                 let what = format!("{prefix}: from {at} to {revision}, and {missing} was not told");
@@ -740,8 +737,9 @@ impl<'a> Track<'a> {
             }
             SnapshotReason::Restored => {
                 let oldest = before.epochs.first().copied().unwrap_or_default();
-                let happened = (oldest + 1..self.told.epochs())
-                    .any(|epoch| self.facts.restores[epoch - 1] <= now && before.covered > self.told.begins_after(epoch));
+                let happened = (oldest + 1..self.told.epochs()).any(|epoch| {
+                    self.facts.restores[epoch - 1] <= now && before.covered > self.told.begins_after(epoch)
+                });
                 if happened { Ok(()) } else { Err(format!("its {} is of etcd's present history", before.covered)) }
             }
             SnapshotReason::Lagged => Err("a reader that makes progress never lags".into()),

@@ -304,12 +304,11 @@ impl Voyage {
             };
             let frame = match frame {
                 Ok(Some(frame)) => frame,
-                Ok(None) => break,
                 Err(error) if error.kind() == std::io::ErrorKind::Other => {
                     session.broken = Some(error.to_string());
                     break;
                 }
-                Err(_) => break,
+                Ok(None) | Err(_) => break,
             };
             let now = Instant::now();
             match frame.event.as_deref() {

@@ -524,7 +524,11 @@ async fn halted_readers(world: &mut World) {
         let marker = world.put_marker().await;
         let asked = Instant::now();
         let others = |world: &World| {
-            world.readers.iter().filter(|reader| !reader.plan.halts && !reader.plan.roams).all(|reader| reader.marker(marker).is_some())
+            world
+                .readers
+                .iter()
+                .filter(|reader| !reader.plan.halts && !reader.plan.roams)
+                .all(|reader| reader.marker(marker).is_some())
         };
         while !others(world) && asked.elapsed() < CONVERGE_MAX {
             sleep(millis(20)).await;

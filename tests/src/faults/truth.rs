@@ -177,15 +177,12 @@ impl Truth {
         let epochs = self.epochs.iter().map(|epoch| {
             let of_source: Vec<Steps> = self.sources.iter().map(|source| steps(source, epoch)).collect();
             let mut fates: HashMap<String, BTreeMap<Revision, Fate>> = HashMap::new();
-            for (at, step) in of_source.iter().flatten().flat_map(|(at, steps)| steps.iter().map(move |step| (at, step))) {
+            for (at, step) in
+                of_source.iter().flatten().flat_map(|(at, steps)| steps.iter().map(move |step| (at, step)))
+            {
                 fates.entry(step.change.key().to_owned()).or_default().insert(*at, fate(&step.change));
             }
-            ToldEpoch {
-                begins_after: epoch.begins_after,
-                read_to: epoch.read_to,
-                fates,
-                of_source,
-            }
+            ToldEpoch { begins_after: epoch.begins_after, read_to: epoch.read_to, fates, of_source }
         });
         Told { sources: self.sources.clone(), epochs: epochs.collect(), views: Mutex::default() }
     }
@@ -253,18 +250,15 @@ fn steps(source: &Source, epoch: &Epoch) -> Steps {
     let mut steps = Steps::new();
     for (revision, events) in &epoch.events {
         for event in events.iter().filter(|event| source.owns(event.key())) {
-            let step = match source.record(event) {
-                Some(record) => {
-                    let record = Arc::new(record);
-                    let before = view.insert(record.key.clone(), Arc::clone(&record));
-                    Step { change: Change::Put(record), before }
-                }
-                None => {
-                    let key = key_text(event.key());
-                    let Some(last) = view.remove(&key) else { continue };
-                    let departure = Departure { key, service: last.service.clone(), last: Arc::clone(&last) };
-                    Step { change: Change::Delete(departure), before: Some(last) }
-                }
+            let step = if let Some(record) = source.record(event) {
+                let record = Arc::new(record);
+                let before = view.insert(record.key.clone(), Arc::clone(&record));
+                Step { change: Change::Put(record), before }
+            } else {
+                let key = key_text(event.key());
+                let Some(last) = view.remove(&key) else { continue };
+                let departure = Departure { key, service: last.service.clone(), last: Arc::clone(&last) };
+                Step { change: Change::Delete(departure), before: Some(last) }
             };
             steps.entry(*revision).or_default().push(step);
         }

@@ -42,13 +42,7 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self {
-            cluster: false,
-            etcd_args: &[],
-            diet: Diet::Ordinary,
-            expiring: true,
-            rest: Duration::from_millis(8),
-        }
+        Self { cluster: false, etcd_args: &[], diet: Diet::Ordinary, expiring: true, rest: Duration::from_millis(8) }
     }
 }
 
@@ -319,9 +313,8 @@ impl World {
         self.writer.pause().await;
         self.converge(Instant::now(), seconds(5)).await;
         let patience = Instant::now() + CAUSE_MAX;
-        let finds_out = |reader: &Reader| {
-            !reader.plan.roams && reader.plan.selection.is_empty() && reader.unexplained() > 0
-        };
+        let finds_out =
+            |reader: &Reader| !reader.plan.roams && reader.plan.selection.is_empty() && reader.unexplained() > 0;
         while Instant::now() < patience && self.readers.iter().any(finds_out) {
             sleep(Duration::from_millis(50)).await;
         }
@@ -358,7 +351,7 @@ impl World {
                 continue;
             }
             let answer = answer.json();
-            let revisions = serde_json::from_value(answer["revisions"].clone()).unwrap_or_default();
+            let revisions: Revisions = serde_json::from_value(answer["revisions"].clone()).unwrap_or_default();
             let records: Vec<Arc<Record>> = serde_json::from_value(answer["records"].clone()).unwrap_or_default();
             let odd = records.iter().filter(|record| matches!(record.decoded, Decoded::Malformed { .. }));
             let plain = records.iter().filter(|record| matches!(record.decoded, Decoded::Instance(_)));
@@ -373,11 +366,13 @@ impl World {
     }
 }
 
+type Revisions = std::collections::BTreeMap<String, Revision>;
+
 /// What servers said outside the stream.
 #[derive(Debug, Default)]
 struct Shown {
     broken: Vec<String>,
-    lists: Vec<(usize, std::collections::BTreeMap<String, Revision>, Vec<Arc<Record>>)>,
+    lists: Vec<(usize, Revisions, Vec<Arc<Record>>)>,
     values: Vec<(usize, String, u16, Vec<u8>)>,
 }
 

@@ -376,7 +376,8 @@ impl Hand {
         let (key, lease) = (self.key(), self.some_lease());
         let value = self.value(&key);
         let started = Instant::now();
-        let answer = timeout(WRITE_MAX, client.put(key.clone(), value, Some(PutOptions::new().with_lease(lease)))).await;
+        let answer =
+            timeout(WRITE_MAX, client.put(key.clone(), value, Some(PutOptions::new().with_lease(lease)))).await;
         if let Ok(Err(error)) = &answer
             && error.to_string().contains("lease not found")
         {
@@ -453,12 +454,11 @@ impl Hand {
         let answer = timeout(WRITE_MAX, client.txn(Txn::new().when([always]).and_then(operations))).await;
         let mut deletes = Vec::new();
         for (key, put) in touched {
-            match put {
-                Some((_, lease)) => drop(self.keys.insert(key, lease)),
-                None => {
-                    self.forget(&key);
-                    deletes.push(key);
-                }
+            if let Some((_, lease)) = put {
+                self.keys.insert(key, lease);
+            } else {
+                self.forget(&key);
+                deletes.push(key);
             }
         }
         self.keys.retain(|key, _| !key.starts_with(b"/elsewhere/"));
@@ -503,7 +503,8 @@ impl Hand {
             let started = Instant::now();
             let options = PutOptions::new().with_lease(lease);
             let answer = timeout(WRITE_MAX, client.put(key.clone(), value, Some(options))).await;
-            let revision = |answer: &etcd_client::PutResponse| answer.header().map(etcd_client::ResponseHeader::revision);
+            let revision =
+                |answer: &etcd_client::PutResponse| answer.header().map(etcd_client::ResponseHeader::revision);
             if self.done(Deed::Other, started, answer, revision).is_none() {
                 return;
             }
@@ -528,7 +529,8 @@ impl Hand {
         let lease = self.some_lease();
         let value = self.value(&key);
         let started = Instant::now();
-        let answer = timeout(WRITE_MAX, client.put(key.clone(), value, Some(PutOptions::new().with_lease(lease)))).await;
+        let answer =
+            timeout(WRITE_MAX, client.put(key.clone(), value, Some(PutOptions::new().with_lease(lease)))).await;
         self.done(Deed::Other, started, answer, |answer| answer.header().map(etcd_client::ResponseHeader::revision));
         // A key that began on a lease that runs out is left alone from here on, so that its end has one reason.
         if !key.rsplit(|byte| *byte == b'/').next().unwrap_or_default().starts_with(b"x") {
