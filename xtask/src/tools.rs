@@ -209,7 +209,7 @@ pub fn hubs(machine: &Machine) {
     }
 }
 
-/// etcd 3.6 built from its source, where there is a Go to do so: what `bench fanout` compares with. Debian's is 3.4.
+/// etcd 3.6 built from its source, where there is a Go to do so: what `bench` compares with. Debian's is 3.4.
 pub fn etcd36(machine: &Machine) -> Outcome<Option<PathBuf>> {
     let built = machine.target().join("etcd-3.6").join("etcd");
     if built.is_file() {

@@ -62,6 +62,10 @@ fn measure(name: &str, plan: Plan) -> anyhow::Result<()> {
     usage::raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
+        let etcd = rollcall_tests::Etcd::spawn().await;
+        let version = etcd.client().await.status().await?.version().to_owned();
+        println!("{name}, over etcd {version}");
+        drop(etcd);
         match name {
             "latency" => Box::pin(latency::measure(plan)).await,
             "fanout" => Box::pin(fanout::measure(plan, 100)).await,

@@ -34,6 +34,12 @@ const OPEN_MAX: Duration = Duration::from_mins(2);
 /// How long nothing may come until all that stood before is taken to be read.
 const QUIET: Duration = Duration::from_millis(500);
 
+/// Linux throws away what is received so; elsewhere it is copied.
+#[cfg(target_os = "linux")]
+const DISCARD: RecvFlags = RecvFlags::TRUNC;
+#[cfg(not(target_os = "linux"))]
+const DISCARD: RecvFlags = RecvFlags::empty();
+
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER_BYTES]);
 }
@@ -327,7 +333,7 @@ async fn discard(stream: TcpStream, shared: Arc<Shared>) {
     let mut answered = false;
     loop {
         let read = stream.async_io(Interest::READABLE, || {
-            let taken = BUFFER.with_borrow_mut(|buffer| rustix::net::recv(&stream, &mut buffer[..], RecvFlags::TRUNC));
+            let taken = BUFFER.with_borrow_mut(|buffer| rustix::net::recv(&stream, &mut buffer[..], DISCARD));
             taken.map(|(_, taken)| taken).map_err(std::io::Error::from)
         });
         match read.await {

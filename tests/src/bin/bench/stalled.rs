@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use rollcall_tests::Etcd;
 use tokio::{
-    io::AsyncWriteExt as _,
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
+    time::timeout,
 };
 
 use crate::{
     Plan, load,
     readers::{Readers, Target},
-    table::{Table, Wanted, median, verdict},
+    table::{Table, Wanted, float, median, verdict},
     usage::memory,
     ways::{Run, run},
 };
@@ -26,9 +27,14 @@ const PADDING_BYTES: usize = 8 * 1024;
 /// The kernel makes at least a few KiB of it.
 const STALLED_BUFFER_BYTES: u32 = 4 * 1024;
 
+/// How long the end of a stream that was cut off may take to come.
+const END_WAIT: Duration = Duration::from_millis(500);
+
 struct Round {
     run: Run,
     grown_mib: f64,
+    /// How many of those that did not read were cut off in the end.
+    cut_off: u64,
 }
 
 /// Measures, and prints.
@@ -43,7 +49,7 @@ pub async fn measure(plan: Plan) -> anyhow::Result<()> {
         free.push(round(0, Duration::from_secs(length)).await?);
         beside.push(round(STALLED, Duration::from_secs(length)).await?);
     }
-    let mut table = Table::new(&["missing", "p50 ms", "p99 ms", "cores", "server's memory grew, MiB"]);
+    let mut table = Table::new(&["missing", "p50 ms", "p99 ms", "cores", "cut off", "server's memory grew, MiB"]);
     let mut row = |name: &str, rounds: &[Round]| {
         let of = |figure: fn(&Round) -> f64| median(rounds.iter().map(figure));
         let p99 = of(|round| round.run.delays.percentile_ms(99));
@@ -54,6 +60,7 @@ pub async fn measure(plan: Plan) -> anyhow::Result<()> {
                 (of(|round| round.run.delays.percentile_ms(50)), 2),
                 (p99, 2),
                 (of(|round| round.run.sender.as_secs_f64() / round.run.took.as_secs_f64()), 3),
+                (of(|round| float(round.cut_off)), 0),
                 (of(|round| round.grown_mib), 1),
             ],
         );
@@ -79,7 +86,24 @@ async fn round(stalled: usize, length: Duration) -> anyhow::Result<Round> {
     let before = memory(server.pid())?;
     let changes = load::padded_puts(&etcd, CHANGES_PER_S, length, PADDING_BYTES);
     let run = run(&readers, &[server.pid()], Some(etcd.pid()), changes).await?;
-    Ok(Round { run, grown_mib: (memory(server.pid())?.rss - before.rss) / 1024.0 })
+    let grown_mib = (memory(server.pid())?.rss - before.rss) / 1024.0;
+    let mut cut_off = 0;
+    for stream in silent {
+        cut_off += u64::from(ends(stream).await);
+    }
+    Ok(Round { run, grown_mib, cut_off })
+}
+
+/// Whether a stream ends behind what of it waits to be read.
+async fn ends(mut stream: TcpStream) -> bool {
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        match timeout(END_WAIT, stream.read(&mut buffer)).await {
+            Ok(Ok(0) | Err(_)) => return true,
+            Ok(Ok(_)) => {}
+            Err(_) => return false,
+        }
+    }
 }
 
 /// A stream that is asked for and never read.
