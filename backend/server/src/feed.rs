@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::StreamExt as _;
 use rollcall_registry::etcd::{
-    connect::Connection,
+    connect::{Connection, REQUEST_TIMEOUT},
     lease,
     source::EtcdSource,
     ttl::{Evidence, LEASE_SAMPLES_PER_S_MAX, LeaseAfter, LeaseSample, cause},
@@ -19,7 +19,7 @@ use rollcall_registry::etcd::{
 use rollcall_shared::{Cause, KeyPrefix, LeaseId, Revision};
 use tokio::{
     sync::{Semaphore, mpsc},
-    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -206,12 +206,14 @@ async fn find_causes(
                     None => LeaseAfter::None,
                     Some(lease) => ask_after(&connection, lease).await,
                 };
+                let found_at = Instant::now();
                 let causes = left.into_iter().map(|left| {
                     let evidence = Evidence {
                         lease: left.lease,
                         after,
                         before: left.before,
                         seen_at: left.seen_at,
+                        found_at,
                         told_live: left.told_live,
                     };
                     let (kind, evidence) = cause(&evidence);
@@ -227,13 +229,34 @@ async fn find_causes(
 
 async fn ask_after(connection: &Connection, lease: LeaseId) -> LeaseAfter {
     for _ in 0..CAUSE_TRIES {
-        match lease::time_to_live(connection, lease, false).await {
-            Ok(Some(terms)) => return LeaseAfter::Lives { remaining_s: terms.remaining_s },
-            Ok(None) => return LeaseAfter::Gone,
-            Err(_) => sleep(CAUSE_RETRY).await,
+        if has_caught_up(connection).await {
+            match lease::time_to_live(connection, lease, false).await {
+                Ok(Some(terms)) => return LeaseAfter::Lives { remaining_s: terms.remaining_s },
+                Ok(None) => return LeaseAfter::Gone,
+                Err(_) => {}
+            }
         }
+        sleep(CAUSE_RETRY).await;
     }
     LeaseAfter::Unasked
+}
+
+/// Whether the member in use knows the leader and all that was written: a linearizable read succeeds only then. A
+/// leader that was frozen answers for some moments after its thaw from what it knew before, also of leases: it takes
+/// those for gone that were granted meanwhile, and those for living that were revoked.
+async fn has_caught_up(connection: &Connection) -> bool {
+    let Ok(client) = connection.client().await else { return false };
+    let options = etcd_client::GetOptions::new().with_count_only();
+    let mut kv = client.kv();
+    match timeout(REQUEST_TIMEOUT, kv.get("\0", Some(options))).await {
+        Ok(Ok(_)) => true,
+        // Whether it may be read is decided once all is known.
+        Ok(Err(error)) if !lease::is_member_failure(&error) => true,
+        Ok(Err(_)) | Err(_) => {
+            connection.report_failure(&client);
+            false
+        }
+    }
 }
 
 /// Now, in milliseconds since the epoch.

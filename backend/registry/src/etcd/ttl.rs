@@ -51,6 +51,16 @@ impl LeaseSample {
         self.answered_at + seconds(self.remaining_s) + EXPIRY_SLACK
     }
 
+    /// After how long the lease is asked again: half of what is left, so that one near its end is watched closely.
+    fn ask_again_in(&self) -> Duration {
+        (seconds(self.remaining_s) / 2).clamp(SAMPLE_INTERVAL_MIN, SAMPLE_INTERVAL_MAX)
+    }
+
+    /// Whether it ought to have been renewed before: programs renew every third of the TTL.
+    fn is_overdue(&self) -> bool {
+        self.remaining_s.saturating_mul(2) <= self.granted_s
+    }
+
     /// How long ago it was taken at `now`.
     pub fn age_at(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.answered_at)
@@ -152,12 +162,11 @@ impl LeaseBook {
         self.due.first().map(|&(due_at, _)| due_at)
     }
 
-    /// Takes in an answer, and asks again after half of what is left, so that a lease near its end is watched closely.
+    /// Takes in an answer, and asks again when that is due.
     pub fn record(&mut self, lease: LeaseId, sample: LeaseSample) {
         let Some(held) = self.held.get_mut(&lease) else { return };
         held.sample = Some(sample);
-        let wait = seconds(sample.remaining_s) / 2;
-        self.reschedule(lease, sample.answered_at + wait.clamp(SAMPLE_INTERVAL_MIN, SAMPLE_INTERVAL_MAX));
+        self.reschedule(lease, sample.answered_at + sample.ask_again_in());
     }
 
     /// Asks every lease anew: after an outage no earlier answer says anything.
@@ -229,6 +238,8 @@ pub struct Evidence {
     pub before: Option<LeaseSample>,
     /// When the delete was seen.
     pub seen_at: Instant,
+    /// When it was found what the lease is.
+    pub found_at: Instant,
     /// Whether the delete was told as it happened; else it may have happened at any time before `seen_at`.
     pub told_live: bool,
 }
@@ -236,8 +247,11 @@ pub struct Evidence {
 /// Why the key vanished, and on what that rests, in one sentence.
 ///
 /// - Its lease lives on → it was deleted: `deregistered`.
-/// - Its lease is gone although it had time left → `revoked`.
-/// - Its lease is gone, and the time it was last seen to have left had run out, and no more than that → `expired`.
+/// - Its lease is gone although it had time left → `revoked`. Where it was asked only after that time, the key may have
+///   been deleted and the lease have run out since.
+/// - Its lease is gone, the time it was last seen to have left had run out, and no more than that, and it had been seen
+///   not to be renewed → `expired`. A lease that was last seen well renewed, and was due to be asked again since, may
+///   have been renewed once more and revoked: that is how it looks where more leases are in use than can be asked.
 /// - Anything else cannot be told apart → `unknown`.
 pub fn cause(evidence: &Evidence) -> (CauseKind, String) {
     let Some(lease) = evidence.lease else {
@@ -265,13 +279,20 @@ fn gone(lease: LeaseId, evidence: &Evidence) -> (CauseKind, String) {
     };
     let age = evidence.seen_at.saturating_duration_since(before.answered_at).as_secs_f64();
     let left = before.remaining_s;
-    if evidence.seen_at < before.lives_until() {
+    if evidence.found_at < before.lives_until() {
         return (
             CauseKind::Revoked,
             format!("its lease {lease} is gone although, asked {age:.1} s before, it had {left} s left"),
         );
     }
-    if evidence.told_live && evidence.seen_at <= before.over_by() {
+    if evidence.seen_at < before.lives_until() {
+        let why = format!(
+            "its lease {lease} had {left} s left {age:.1} s before the key was deleted, and was asked again too late to tell"
+        );
+        return (CauseKind::Unknown, why);
+    }
+    let kept_pace = evidence.seen_at <= before.answered_at + before.ask_again_in() + EXPIRY_SLACK;
+    if evidence.told_live && kept_pace && before.is_overdue() && evidence.seen_at <= before.over_by() {
         return (
             CauseKind::Expired,
             format!("its lease {lease} ran out: asked {age:.1} s before, it had {left} s left and was not renewed"),
@@ -307,9 +328,27 @@ mod tests {
             after,
             before: remaining_s.map(|remaining_s| sample(start, remaining_s)),
             seen_at: start + Duration::from_millis(seen_after_ms),
+            found_at: start + Duration::from_millis(seen_after_ms),
             told_live: live,
         };
         cause(&evidence).0
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_is_asked_late_tells_nothing() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut evidence = Evidence {
+            lease: Some(LEASE),
+            after: LeaseAfter::Gone,
+            before: Some(sample(start, 9)),
+            seen_at: at(3),
+            found_at: at(8),
+            told_live: true,
+        };
+        assert_eq!(cause(&evidence).0, CauseKind::Revoked);
+        evidence.found_at = at(10);
+        assert_eq!(cause(&evidence).0, CauseKind::Unknown);
     }
 
     #[tokio::test(start_paused = true)]
@@ -318,15 +357,24 @@ mod tests {
         let lives = LeaseAfter::Lives { remaining_s: 9 };
         assert_eq!(verdict(start, lives, None, 0, true), CauseKind::Deregistered);
         assert_eq!(verdict(start, LeaseAfter::Gone, Some(9), 3_000, true), CauseKind::Revoked);
-        assert_eq!(verdict(start, LeaseAfter::Gone, Some(9), 9_400, true), CauseKind::Expired);
+        assert_eq!(verdict(start, LeaseAfter::Gone, Some(1), 1_400, true), CauseKind::Expired);
+        // Well renewed when it was last asked, and not asked again when that was due.
+        assert_eq!(verdict(start, LeaseAfter::Gone, Some(9), 9_400, true), CauseKind::Unknown);
+        assert_eq!(verdict(start, LeaseAfter::Gone, Some(7), 7_400, true), CauseKind::Unknown);
         assert_eq!(verdict(start, LeaseAfter::Gone, Some(9), 20_000, true), CauseKind::Unknown);
         assert_eq!(verdict(start, LeaseAfter::Gone, None, 1_000, true), CauseKind::Unknown);
         assert_eq!(verdict(start, LeaseAfter::Unasked, Some(9), 1_000, true), CauseKind::Unknown);
         // Told after an outage: it may have happened at any time, but before its deadline it can only be a revoke.
         assert_eq!(verdict(start, LeaseAfter::Gone, Some(9), 3_000, false), CauseKind::Revoked);
-        assert_eq!(verdict(start, LeaseAfter::Gone, Some(9), 9_400, false), CauseKind::Unknown);
-        let permanent =
-            Evidence { lease: None, after: LeaseAfter::None, before: None, seen_at: start, told_live: true };
+        assert_eq!(verdict(start, LeaseAfter::Gone, Some(1), 1_400, false), CauseKind::Unknown);
+        let permanent = Evidence {
+            lease: None,
+            after: LeaseAfter::None,
+            before: None,
+            seen_at: start,
+            found_at: start,
+            told_live: true,
+        };
         assert_eq!(cause(&permanent).0, CauseKind::Deregistered);
     }
 
