@@ -1,7 +1,11 @@
 //! What happens when etcd dies, freezes, forgets or comes back from a backup, and when the line breaks.
 
 use rollcall_shared::SnapshotReason;
-use rollcall_tests::{Etcd, FaultProxy, Follower, Server, eventually, kratos, seconds};
+use rollcall_tests::{
+    Etcd, FaultProxy, Follower, Server, eventually,
+    faults::{self, Fault},
+    kratos, seconds,
+};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
@@ -193,4 +197,28 @@ async fn leases_that_the_server_keeps_outlive_a_restart_of_etcd() {
         assert!(etcd.get("/microservices/pay/kept").await.is_some(), "the server stopped renewing");
         sleep(seconds(1) / 4).await;
     }
+}
+
+/// One round of the matrix for some faults; `cargo xtask faults` has them all, with other seeds.
+async fn holds(played: &[Fault]) {
+    for &fault in played {
+        let verdict = faults::run(fault, 1).await.unwrap_or_else(|why| panic!("{}: {why}", fault.as_str()));
+        assert!(verdict.deliveries > 500 && verdict.reconnects > 5, "too little happened: {verdict:?}");
+        assert!(verdict.holds(), "{}:\n{}", fault.as_str(), faults::complaints(&verdict));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_property_holds_while_the_line_breaks_and_values_are_poison() {
+    holds(&[Fault::LineReset, Fault::LineCut, Fault::Poison]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_property_holds_while_etcd_and_its_members_die() {
+    holds(&[Fault::EtcdKill, Fault::LeaderKill, Fault::OwnMemberKill]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_property_holds_while_history_goes_or_is_another() {
+    holds(&[Fault::CompactedAway, Fault::CompactedMidList, Fault::RestorePassed, Fault::RestoreServerDown]).await;
 }
