@@ -188,3 +188,91 @@ async fn silent_connections_do_not_live_for_ever() {
     });
     assert!(closed.await.is_ok(), "a connection that never sent a request is still open");
 }
+
+/// Sends `request` as it stands and gives all that comes until the server closes.
+async fn said_to(server: &Server, request: &str) -> String {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+        time::timeout,
+    };
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut said = Vec::new();
+    let ended = timeout(seconds(20), stream.read_to_end(&mut said)).await;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(ended.is_ok(), "the server goes on: {said}");
+    said
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_finds_no_place_is_told_to_come_back_and_the_others_live_on() {
+    let etcd = Etcd::spawn().await;
+    let server = Server::start_with(&etcd, &["--streams-max", "2"]).await;
+    let mut first = server.follow("").await;
+    let second = server.follow("").await;
+    let said = said_to(&server, "GET /api/v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    assert!(said.starts_with("HTTP/1.1 200 OK\r\n"), "anything else ends an EventSource for good: {said}");
+    let retry = said.lines().find_map(|line| line.strip_prefix("retry: ")).expect("it says when to come back");
+    assert!(retry.parse::<u64>().unwrap() >= 10_000, "{said}");
+    assert!(said.contains("event: status\n") && said.contains("event: bye\n"), "{said}");
+    server.get("/services").await.expect(200);
+    etcd.put("/microservices/a/1", kratos("a", "1", "http://10.0.0.1:80")).await;
+    first.until_stands("/microservices/a/1", seconds(5)).await;
+    drop(second);
+    rollcall_tests::eventually("there is a place again", seconds(10), || async {
+        let metrics = server.page("/metrics").await.text();
+        if metrics.contains("\nrollcall_streams_open 1\n") { Ok(()) } else { Err(metrics) }
+    })
+    .await;
+    server.follow("").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_for_the_stream_that_are_not_plain_are_answered_too() {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+        time::timeout,
+    };
+    let etcd = Etcd::spawn().await;
+    let server = Server::start(&etcd).await;
+    let turned_away = [
+        ("GET /api/v1/events HTTP/1.1\r\nhost: evil.example\r\n\r\n", "HTTP/1.1 421 "),
+        ("GET /api/v1/events HTTP/1.1\r\n\r\n", "HTTP/1.1 421 "),
+        ("GET /api/v1/events HTTP/1.1\r\nhost: localhost\r\nbad header\r\n\r\n", "HTTP/1.1 400 "),
+        ("GET /api/v1/eventsandmore HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", "HTTP/1.1 404 "),
+        ("POST /api/v1/events HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", "HTTP/1.1 405 "),
+        ("HEAD /api/v1/events HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", "HTTP/1.1 200 "),
+    ];
+    for (request, answer) in turned_away {
+        let said = said_to(&server, request).await;
+        assert!(said.starts_with(answer), "{request}: {said}");
+    }
+    // What is answered with a stream: HTTP/1.0, bare line ends, a head in pieces, and one with a second request behind.
+    let streams: [&[&str]; 4] = [
+        &["GET /api/v1/events HTTP/1.0\r\nhost: localhost\r\n\r\n"],
+        &["GET /api/v1/events HTTP/1.1\nhost: localhost\n\n"],
+        &["GE", "T /api/v1/ev", "ents?service=a HTTP/1.1\r", "\nhost: localhost\r\n\r", "\n"],
+        &["GET /api/v1/events HTTP/1.1\r\nhost: localhost\r\n\r\nGET / HTTP/1.1\r\n"],
+    ];
+    for pieces in streams {
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        for piece in pieces {
+            stream.write_all(piece.as_bytes()).await.unwrap();
+            stream.flush().await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        let mut said = String::new();
+        while !said.contains("\"type\":\"snapshot\"") {
+            let mut buffer = [0; 4096];
+            let read = timeout(seconds(10), stream.read(&mut buffer)).await;
+            let read = read.unwrap_or_else(|_| panic!("{pieces:?}: nothing after {said}")).unwrap();
+            assert_ne!(read, 0, "{pieces:?}: closed after {said}");
+            said.push_str(&String::from_utf8_lossy(&buffer[..read]));
+        }
+        assert!(said.contains(" 200 OK\r\n"), "{pieces:?}: {said}");
+        let chunked = said.to_lowercase().contains("transfer-encoding: chunked");
+        assert_eq!(chunked, !pieces[0].contains("1.0"), "HTTP/1.0 knows no chunks: {said}");
+    }
+}

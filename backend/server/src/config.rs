@@ -202,6 +202,10 @@ pub struct ServeArgs {
     /// The cluster's name on the page; without it, the endpoints
     #[arg(long, env = "ROLLCALL_CLUSTER_NAME", value_name = "NAME")]
     cluster_name: Option<String>,
+    /// Serves no more than so many streams at the same time; further ones are told to come back later. Without it, as
+    /// many as the limit of open files leaves room for
+    #[arg(long, env = "ROLLCALL_STREAMS_MAX", value_name = "N")]
+    streams_max: Option<usize>,
 }
 
 /// How to serve, checked.
@@ -220,6 +224,8 @@ pub struct ServeConfig {
     pub auth_token: Option<String>,
     /// The cluster's name on the page.
     pub cluster_name: Option<String>,
+    /// How many streams are served at the same time; `None` for as many as there is room for.
+    pub streams_max: Option<usize>,
 }
 
 /// A flag that is wrong: one line, exit 2.
@@ -326,6 +332,7 @@ impl ServeArgs {
             allow_origins: self.allow_origin,
             auth_token: self.auth_token,
             cluster_name: self.cluster_name,
+            streams_max: self.streams_max,
         })
     }
 }

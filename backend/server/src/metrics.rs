@@ -15,6 +15,8 @@ pub struct Metrics {
     streams: IntGauge,
     /// Deltas and snapshots of sources written to streams.
     pub deliveries: IntCounter,
+    /// Streams that found no place.
+    pub turned_away: IntCounter,
     /// Bytes given to streams.
     pub bytes_sent: IntCounter,
     snapshots: IntCounterVec,
@@ -47,6 +49,7 @@ impl Metrics {
         Arc::new(Self {
             streams: add(&registry, IntGauge::new("streams_open", "Event streams that are open")),
             deliveries: add(&registry, IntCounter::new("stream_deliveries_total", "Deltas written to streams")),
+            turned_away: add(&registry, IntCounter::new("streams_turned_away_total", "Streams that found no place")),
             bytes_sent: add(&registry, IntCounter::new("stream_bytes_total", "Bytes given to event streams")),
             snapshots: add(&registry, counters("stream_snapshots_total", "Snapshots sent, by reason", "reason")),
             changes: add(&registry, counters("changes_total", "Changes of keys seen in etcd, by source", "source")),

@@ -50,6 +50,8 @@ pub struct App {
     pub kept: KeptLeases,
     /// The page.
     pub assets: Assets,
+    /// How many streams are served at the same time.
+    pub streams_max: usize,
 }
 
 /// What stands around the routes.

@@ -23,7 +23,7 @@ use crate::{
     metrics::Metrics,
     mirror::Mirror,
     routes::{App, Edge, router},
-    serve::{Service, serve},
+    serve::{Service, serve, streams_max},
     sse::Context,
     undo::UndoBook,
 };
@@ -118,6 +118,7 @@ async fn console(listener: TcpListener, config: ServeConfig, connection: Connect
         undo: UndoBook::default(),
         kept,
         assets: Assets::new(&config.base_path, &cluster_name),
+        streams_max: config.streams_max.unwrap_or(usize::MAX).min(streams_max()),
     });
     let stream_path = format!("{}{API}/events", config.base_path);
     let edge = Edge {

@@ -1,8 +1,8 @@
 //! The listener: takes connections in, serves each over HTTP/1.1, and ends them all in time.
 //!
 //! Owns sockets and their bounds. Must not know what is served, but for the one path whose connections are served
-//! beside hyper ([`direct`]). HTTP/1.1 alone: without TLS no browser speaks HTTP/2,
-//! and detecting the version would put no bound on a client that connects and says nothing.
+//! beside hyper ([`direct`]). HTTP/1.1 alone: without TLS no browser speaks HTTP/2, and detecting the version would put
+//! no bound on a client that connects and says nothing.
 
 use std::{
     io,
@@ -37,6 +37,9 @@ use crate::{
 /// How many connections are served at the same time, where the system allows so many open files; further ones wait to
 /// be accepted.
 pub const CONNECTIONS_MAX: usize = 16_384;
+
+/// Of how many connections one is kept free of streams, for everything else.
+const CONNECTIONS_A_PLACE: usize = 16;
 
 /// How many open files are left for everything else: etcd, the log, an etcd of one's own.
 const OPEN_FILES_RESERVE: u64 = 64;
@@ -74,6 +77,13 @@ pub struct Service {
 pub fn connections_max() -> usize {
     let open_files = raise_open_files_max().saturating_sub(OPEN_FILES_RESERVE).max(OPEN_FILES_RESERVE);
     usize::try_from(open_files).unwrap_or(usize::MAX).min(CONNECTIONS_MAX)
+}
+
+/// How many streams can be served at the same time: there is always room beside them for who wants something else, and
+/// for telling further streams that they had better come back later.
+pub fn streams_max() -> usize {
+    let connections_max = connections_max();
+    connections_max - connections_max.div_ceil(CONNECTIONS_A_PLACE)
 }
 
 /// Serves all who connect to `listener`, until `shutdown`; then ends what is open within [`DRAIN_TIMEOUT`].
