@@ -96,8 +96,11 @@ pub struct Back {
     /// Where its reader stands now.
     pub standing: Standing,
     /// For each source the last frame that was told, and where the source stood after it.
-    pub last: Arc<[Option<(u64, SourcePosition)>]>,
+    pub last: Arc<Last>,
 }
+
+/// For each source the last frame that was told, and where the source stood after it.
+type Last = [Option<(u64, SourcePosition)>];
 
 /// What becomes of a line when others are told something.
 enum Due<'a> {
@@ -157,7 +160,7 @@ struct Cohort<L> {
     metrics: Arc<Metrics>,
     /// Up to here all were told who follow.
     next: u64,
-    last: Arc<[Option<(u64, SourcePosition)>]>,
+    last: Arc<Last>,
     members: Vec<Member<L>>,
     /// How it is with etcd, as all of them were told.
     status: Status,
@@ -218,9 +221,14 @@ impl<L: Line> Cohort<L> {
     }
 
     fn give_back(&self, member: Member<L>, rest: Bytes) {
+        Self::give_back_after(member, rest, &self.last);
+    }
+
+    /// `last`: what had been told where the member stands.
+    fn give_back_after(member: Member<L>, rest: Bytes, last: &Arc<Last>) {
         let Member { standing, back, .. } = member;
         // Where nobody waits for it the reader has gone.
-        drop(back.send(Back { rest, standing, last: Arc::clone(&self.last) }));
+        drop(back.send(Back { rest, standing, last: Arc::clone(last) }));
     }
 
     /// Tells what stands in the ring and was not told yet.
@@ -260,10 +268,11 @@ impl<L: Line> Cohort<L> {
                 deltas += 1;
             }
         }
-        self.last = last.into();
+        // Who goes back now for these frames was told those before them.
+        let before = std::mem::replace(&mut self.last, last.into());
         let next = self.next;
         let mut lines = 0;
-        self.each(|member| {
+        self.each(&before, |member| {
             let chosen = member.selected.as_ref();
             if member.standing.next >= next {
                 Due::Nothing
@@ -286,14 +295,19 @@ impl<L: Line> Cohort<L> {
         self.metrics.bytes_sent.inc_by(lines * piece.len() as u64);
     }
 
-    /// Hands each line what is due to it; those that do not take all of it go back to their readers.
-    async fn each<'a>(&mut self, mut due: impl FnMut(&mut Member<L>) -> Due<'a>) {
+    /// Hands each line what is due to it; those that do not take all of it go back to their readers, as do those that are
+    /// to see by themselves, who were told up to `before`.
+    async fn each<'a>(&mut self, before: &Arc<Last>, mut due: impl FnMut(&mut Member<L>) -> Due<'a>) {
         let mut index = 0;
         while index < self.members.len() {
             let member = &mut self.members[index];
             let rest = match due(member) {
                 Due::Nothing => None,
-                Due::Back => Some(Bytes::new()),
+                Due::Back => {
+                    let member = self.members.swap_remove(index);
+                    Self::give_back_after(member, Bytes::new(), before);
+                    continue;
+                }
                 Due::Piece(piece) => match member.take(piece) {
                     Taken::All => None,
                     Taken::Part(rest) => Some(rest),
@@ -321,7 +335,8 @@ impl<L: Line> Cohort<L> {
         let status = self.status;
         let piece = chunk(&[named("status", &status.event())]);
         let now = Instant::now();
-        self.each(|member| {
+        let last = Arc::clone(&self.last);
+        self.each(&last, |member| {
             if !due(member, now) {
                 return Due::Nothing;
             }

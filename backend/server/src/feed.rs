@@ -25,7 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     metrics::Metrics,
-    mirror::{Left, Mirror},
+    mirror::{Left, Mirror, ahead::DecodedAhead},
 };
 
 /// How many leases are asked at the same time.
@@ -91,6 +91,7 @@ async fn watch(
     left: mpsc::Sender<Vec<Left>>,
 ) {
     let prefix = mirror.sources()[index].prefix.as_str().to_owned();
+    let (source, ahead) = DecodedAhead::new(source, mirror.sources()[index].clone());
     let mut events = pin!(with_backoff(watcher(source)));
     let mut failing = false;
     while let Some(event) = events.next().await {
@@ -112,7 +113,11 @@ async fn watch(
                     }
                     _ => {}
                 }
-                let gone = mirror.apply(index, event);
+                let records = match &event {
+                    SourceEvent::Snapshot { entries, .. } => ahead.records_of(entries).await,
+                    _ => Vec::new(),
+                };
+                let gone = mirror.apply_decoded(index, event, records);
                 if !gone.is_empty() && left.send(gone).await.is_err() {
                     return;
                 }

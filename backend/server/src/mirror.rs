@@ -4,6 +4,7 @@
 //! subscribing has neither a gap nor an overlap. Must not know HTTP, nor how etcd is asked. One method takes changes
 //! in ([`Mirror::apply`]); a subscriber is a position in the ring.
 
+pub mod ahead;
 pub mod frame;
 pub mod history;
 mod pace;
@@ -248,10 +249,21 @@ impl Mirror {
     /// Takes in what the watcher of source number `index` says, and gives back the keys that left.
     pub fn apply(self: &Arc<Self>, index: usize, event: SourceEvent) -> Vec<Left> {
         let source = &self.sources[index];
+        let records = match &event {
+            SourceEvent::Snapshot { entries, .. } => {
+                entries.iter().map(|entry| Arc::new(record(source, entry))).collect()
+            }
+            _ => Vec::new(),
+        };
+        self.apply_decoded(index, event, records)
+    }
+
+    /// The same, where the records that a snapshot's entries make are known already; they stand in the same order.
+    pub fn apply_decoded(self: &Arc<Self>, index: usize, event: SourceEvent, records: Vec<Arc<Record>>) -> Vec<Left> {
+        let source = &self.sources[index];
         let now = Instant::now();
         let left = match event {
             SourceEvent::Snapshot { reason, cluster, position, entries } => {
-                let records = entries.iter().map(|entry| Arc::new(record(source, entry))).collect();
                 let mut state = self.state();
                 state.cluster = cluster;
                 state.hear(index, Line::Live, now);

@@ -385,3 +385,19 @@ async fn the_leases_book_counts_the_keys_of_each_lease() {
     assert_eq!(held(&mirror), (false, false, 0));
     assert_eq!(mirror.value("/s/d"), None);
 }
+
+#[tokio::test]
+async fn what_was_decoded_ahead_is_what_would_be_decoded_now() {
+    let config = SourceConfig { layout: Layout::Kratos, prefix: PREFIX.parse().unwrap() };
+    let entries: Vec<Entry> = (1..=6).map(|revision| entry(&format!("k{revision}"), 0, revision)).collect();
+    let (_, ahead) = ahead::DecodedAhead::new((), config.clone());
+    // A list that broke off, and another: of its third page the watch has seen a newer value since.
+    ahead.decode(true, &entries[4..]);
+    ahead.decode(true, &entries[..2]);
+    ahead.decode(false, &entries[2..4]);
+    let mut listed = entries.clone();
+    listed[3] = entry("k4", 7, 9);
+    let expected: Vec<_> = listed.iter().map(|entry| Arc::new(record(&config, entry))).collect();
+    assert_eq!(ahead.records_of(&listed).await, expected);
+    assert_eq!(ahead.records_of(&entries[..1]).await, expected[..1], "once they were taken they are made anew");
+}

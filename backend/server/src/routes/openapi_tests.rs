@@ -257,6 +257,7 @@ fn routes(base_path: &str, cancel: &CancellationToken) -> Router {
         undo: UndoBook::default(),
         kept,
         assets: Assets::new(base_path, ""),
+        streams_max: 1,
     };
     let edge = Edge { guard: Guard::new([], None), allow_origins: Vec::new(), base_path: base_path.to_owned() };
     router(Arc::new(app), edge)
