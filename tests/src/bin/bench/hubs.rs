@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
@@ -52,7 +52,7 @@ pub async fn measure(plan: Plan) -> anyhow::Result<()> {
             let bytes = whole(run.bytes_each()).saturating_sub(FRAME_BYTES);
             ours.add(run);
             for (kind, way) in &mut others {
-                way.add(through(*kind, per_s, bytes, plan.run()).await?);
+                way.add(through(*kind, per_s, bytes, plan.run()).await.with_context(|| kind.name())?);
             }
         }
         let mut table = Table::new(&COLUMNS);
@@ -143,7 +143,7 @@ impl Hub {
             Self { process, subscribe: Target { address, request, mark: PLAIN, one_of: 1 }, publish, _folder: folder };
         let start = Instant::now();
         let mut publisher = hub.publish.clone();
-        while publisher.post("x").await.is_err() || open(&hub.subscribe.address, "").await.is_err() {
+        while publisher.post("x").await.is_err() || !takes(&hub.subscribe).await {
             if start.elapsed() > START_MAX {
                 bail!("{} does not answer: {:?} {:?}", kind.name(), hub.process.stdout(), hub.process.stderr());
             }
@@ -156,6 +156,17 @@ impl Hub {
         let children = children(self.process.pid()).into_iter().map(|(pid, _)| pid);
         [self.process.pid()].into_iter().chain(children).collect()
     }
+}
+
+/// Whether a subscriber is answered.
+async fn takes(target: &Target) -> bool {
+    let ask = async {
+        let mut stream = open(&target.address, &target.request).await?;
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await?;
+        std::io::Result::Ok(answer.ends_with(b" 200"))
+    };
+    matches!(timeout(Duration::from_secs(1), ask).await, Ok(Ok(true)))
 }
 
 /// nginx in one process, which is nchan at its cheapest: no worker has to tell another.
