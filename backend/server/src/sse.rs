@@ -251,9 +251,11 @@ impl<P: Past> Reader<P> {
 
     /// Takes in what it was told among others.
     pub fn come_back(&mut self, back: &Back) {
+        // One that was overtaken on its way there was told nothing: others were.
+        let told = self.next..back.standing.next;
         for (source, last) in back.last.iter().enumerate() {
             if let Some((sequence, position)) = last
-                && *sequence >= self.next
+                && told.contains(sequence)
             {
                 self.at[source] = Some(*position);
                 self.known[source] = 0;
