@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use self::replay::Replay;
+use self::replay::{Replay, Replayed};
 use crate::{
     fanout::{Back, Standing},
     feed::now_ms,
@@ -103,6 +103,8 @@ pub struct Reader<P = Connection> {
     deleted_from: Vec<Deleted>,
     /// What of etcd's own history it is sent before the ring.
     replays: VecDeque<Replay>,
+    /// For each source, what it was sent of it.
+    replayed: Vec<Option<Replayed>>,
     /// The ring does not go on where the last of them ends.
     plans_anew: bool,
     /// Where it stood when it was last taken up.
@@ -169,6 +171,7 @@ impl<P: Past> Reader<P> {
             checking: None,
             deleted_from: vec![Deleted::default(); count],
             replays: VecDeque::new(),
+            replayed: std::iter::repeat_with(|| None).take(count).collect(),
             plans_anew: false,
             taken_up_at: vec![None; count],
             tail: context.mirror.tail(),
@@ -226,12 +229,13 @@ impl<P: Past> Reader<P> {
     /// Whether what comes is the same for this reader as for every other that may, but for what it selects.
     fn may_join(&mut self) -> bool {
         self.look_ahead();
-        !self.ahead
+        self.phase == Phase::Live
+            && !self.ahead
             && !self.is_replaying()
             && self.next >= self.shared_from
             && self.from.iter().all(|from| *from <= self.next)
             && (!self.request.selected.everything() || self.context.mirror.continues(self.next, &self.told))
-            && !self.context.mirror.may_explain_before(self.next, &self.deleted_from)
+            && !self.may_hear_too_much()
     }
 
     /// Where it stands, for those who tell it what comes.
@@ -319,6 +323,10 @@ impl<P: Past> Reader<P> {
         if self.ahead
             && let Some(end) = self.context.mirror.has_come_to(&self.known)
         {
+            if self.context.mirror.has_passed_over(&self.known) {
+                // It came here without seeing what this reader may not have seen either.
+                return self.plan_anew();
+            }
             self.ahead = false;
             self.shared_from = end;
         }
@@ -385,6 +393,9 @@ impl<P: Past> Reader<P> {
         };
         self.progress_due = now + PROGRESS_INTERVAL;
         self.look_ahead();
+        if self.phase != Phase::Live {
+            return;
+        }
         let mut revisions = BTreeMap::new();
         for (index, position) in positions.into_iter().enumerate() {
             let at = self.at[index].map_or(0, |at| at.revision);
@@ -422,6 +433,9 @@ impl<P: Past> Reader<P> {
     /// Puts frames together into one piece.
     fn send(&mut self, frames: &[Arc<Frame>]) {
         self.look_ahead();
+        if self.phase != Phase::Live {
+            return;
+        }
         let mut pieces: Vec<Bytes> = Vec::with_capacity(frames.len());
         for frame in frames {
             self.next = frame.sequence + 1;
@@ -429,9 +443,8 @@ impl<P: Past> Reader<P> {
             if frame.sequence < self.from[source] {
                 continue;
             }
-            if let FrameKind::Cause { service, of, .. } = &frame.kind {
-                // Whoever was not told that a key left has no use for why.
-                if *of >= self.deleted_from[source] && self.request.selected.has(service) {
+            if let FrameKind::Cause { service, cause, of } = &frame.kind {
+                if self.request.selected.has(service) && self.was_told(source, &cause.key, *of) {
                     pieces.push(frame.bytes.clone());
                 }
                 continue;
@@ -439,6 +452,13 @@ impl<P: Past> Reader<P> {
             match &frame.kind {
                 FrameKind::Changed { .. } if frame.position.revision <= self.known[source] => {
                     // It cancels out before the reader's revision, or is of another history: that is to be asked anew.
+                    self.plan_anew();
+                    break;
+                }
+                FrameKind::Replaced { reason, .. }
+                    if *reason != SnapshotReason::Restored && frame.position.revision < self.known[source] =>
+                {
+                    // What was compacted for this server was not for a reader ahead of it, whose history is another one.
                     self.plan_anew();
                     break;
                 }

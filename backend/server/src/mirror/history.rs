@@ -105,6 +105,14 @@ impl Roll {
         self.whole
     }
 
+    /// Whether it tells that `key` was deleted at `revision`.
+    pub fn has_delete(&self, key: &str, revision: Revision) -> bool {
+        let there = self.missed.binary_search_by_key(&revision, |missed| missed.position.revision);
+        let Ok(there) = there else { return false };
+        let FrameKind::Changed { delta, .. } = &self.missed[there].kind else { return false };
+        delta.changes.iter().any(|change| matches!(change, Change::Delete(departure) if departure.key == key))
+    }
+
     /// What it tells from the place `next` on.
     pub fn missed_from(&self, next: usize) -> &[Missed] {
         self.missed.get(next..).unwrap_or_default()

@@ -31,6 +31,8 @@ pub struct Resumed {
     pub from: Option<u64>,
     /// What happened before that frame and the reader does not know either: a history, and a place in it.
     pub missed: Option<(Arc<Roll>, usize)>,
+    /// Up to where what came and went is compacted, and so is told to nobody, while the view is the reader's own.
+    pub untold_until: Option<SourcePosition>,
 }
 
 impl Mirror {
@@ -54,7 +56,7 @@ impl Mirror {
             if known.revision <= now.revision
                 && let Some(from) = state.ring.after(index, known)
             {
-                plan.resumed.push(Resumed { source: index, known, from: Some(from), missed: None });
+                plan.resumed.push(Resumed { source: index, known, from: Some(from), missed: None, untold_until: None });
             } else if known.revision > now.revision {
                 plan.ahead.push((index, known));
             } else {
@@ -100,6 +102,13 @@ impl Mirror {
             source.unexplained.keys().next().is_some_and(|oldest| oldest < since)
         };
         state.sources.iter().zip(since).any(unexplained) || state.ring.has_cause_before(position, since)
+    }
+
+    /// Whether a source was taken up anew beyond its one of `revisions`, without being told what came and went on the way.
+    pub fn has_passed_over(&self, revisions: &[Revision]) -> bool {
+        let state = self.state();
+        let mut sources = revisions.iter().enumerate();
+        sources.any(|(source, revision)| *revision > 0 && state.ring.passed_over(source) > *revision)
     }
 
     /// Whether each source has come to `revisions`, and the ring's end then.

@@ -75,6 +75,11 @@ impl Ring {
         }
     }
 
+    /// The revision to which source number `source` went on in that way last; 0 where it never did.
+    pub fn passed_over(&self, source: usize) -> Revision {
+        self.passed_over.get(source).copied().flatten().map_or(0, |passed_over| passed_over.revision)
+    }
+
     /// Takes in a frame about source number `source`, after which it stands at `position` and everybody at `cursor`.
     pub fn push(&mut self, source: usize, position: SourcePosition, kind: FrameKind, cursor: String) {
         if matches!(kind, FrameKind::Replaced { .. }) {

@@ -102,7 +102,13 @@ impl<P: Past> Reader<P> {
                     // It may be the very view that stands here, seen through a progress that has not come here yet, and
                     // may never come.
                     if let Some(from) = mirror.same_as_now(source, known).or_else(|| mirror.ring_after(source, known)) {
-                        return Some(Settled::Resumed(Resumed { source, known, from: Some(from), missed: None }));
+                        return Some(Settled::Resumed(Resumed {
+                            source,
+                            known,
+                            from: Some(from),
+                            missed: None,
+                            untold_until: None,
+                        }));
                     }
                     if Instant::now() >= end {
                         return None;
@@ -115,7 +121,8 @@ impl<P: Past> Reader<P> {
 
     async fn settle_older(context: &Context<P>, source: usize, known: SourcePosition) -> Option<Settled> {
         let mirror = &context.mirror;
-        let resumed = |from, missed| Some(Settled::Resumed(Resumed { source, known, from, missed }));
+        let resumed =
+            |from, missed, untold_until| Some(Settled::Resumed(Resumed { source, known, from, missed, untold_until }));
         match mirror.missed(&context.connection, source, known).await? {
             Told::Missed { roll, next } => {
                 // The ring may have moved on meanwhile: then there is more to read.
@@ -123,10 +130,10 @@ impl<P: Past> Reader<P> {
                 if from.is_none() && roll.missed_from(next).is_empty() {
                     return None;
                 }
-                resumed(from, Some((roll, next)))
+                resumed(from, Some((roll, next)), None)
             }
             // What cancelled out cannot be told any more; the view is the reader's own.
-            Told::Same(until) => resumed(Some(mirror.ring_after(source, until)?), None),
+            Told::Same(until) => resumed(Some(mirror.ring_after(source, until)?), None, Some(until)),
             Told::Gone(reason) => Some(Settled::Missing(source, reason)),
         }
     }
@@ -161,10 +168,23 @@ impl<P: Past> Reader<P> {
             let id = mirror.cursor_at(&self.at);
             self.outbox.push_back(message(Some(&id), &RegistryEvent::Progress(Progress { revisions })));
         }
+        for (source, until) in plan.resumed.iter().filter_map(|resumed| Some((resumed.source, resumed.untold_until?))) {
+            // No delta will go on from where it stands.
+            self.at[source] = Some(until);
+            self.told[source] = until.revision;
+            let id = mirror.cursor_at(&self.at);
+            let prefix = mirror.sources()[source].prefix.as_str().to_owned();
+            let progress = Progress { revisions: BTreeMap::from([(prefix, until.revision)]) };
+            self.outbox.push_back(message(Some(&id), &RegistryEvent::Progress(progress)));
+        }
         // What is known of causes at each place, before those places have moved on.
         let deleted_from = mirror.deleted_from(&self.from);
-        for Resumed { source, .. } in &plan.resumed {
-            self.deleted_from[*source] = self.deleted_from[*source].max(deleted_from[*source]);
+        for Resumed { source, untold_until, .. } in &plan.resumed {
+            let mut from = deleted_from[*source];
+            if let Some(until) = untold_until {
+                from.revision = until.revision + 1;
+            }
+            self.deleted_from[*source] = self.deleted_from[*source].max(from);
         }
         let mut by_reason: BTreeMap<SnapshotReason, Vec<usize>> = BTreeMap::new();
         for (source, reason) in plan.missing {

@@ -5,11 +5,12 @@
 
 use std::sync::{Arc, Weak};
 
-use rollcall_shared::{Cursor, SnapshotReason};
+use rollcall_shared::{Cursor, Revision, SnapshotReason};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{CHUNK_BYTES_MAX, Phase, Reader};
 use crate::mirror::{
+    frame::Deleted,
     history::{Ahead, Missed, Past, Roll},
     resume::Resumed,
 };
@@ -24,15 +25,45 @@ pub(super) struct Replay {
     next: usize,
 }
 
+/// What one source's history was when it was last replayed to a reader.
+pub(super) struct Replayed {
+    after: Revision,
+    until: Revision,
+    roll: Weak<Roll>,
+}
+
 impl<P: Past> Reader<P> {
+    /// Whether this reader is to hear why `key` of source number `source` left with the delete `of`: whoever was not
+    /// told that it left has no use for why. Of what was replayed, history itself says what was told: this server may have
+    /// seen another one, where a restore left the view as it was.
+    pub(super) fn was_told(&self, source: usize, key: &str, of: Deleted) -> bool {
+        of >= self.deleted_from[source]
+            && self.replayed[source].as_ref().is_none_or(|replayed| {
+                of.revision <= replayed.after
+                    || of.revision > replayed.until
+                    || replayed.roll.upgrade().is_some_and(|roll| roll.has_delete(key, of.revision))
+            })
+    }
+
+    /// Whether a cause may come of which this reader is not to hear.
+    pub(super) fn may_hear_too_much(&self) -> bool {
+        let replayed = self.replayed.iter().map(|replayed| replayed.as_ref().map_or(0, |replayed| replayed.until + 1));
+        let from = self.deleted_from.iter().zip(replayed);
+        let from: Vec<_> =
+            from.map(|(from, replayed)| Deleted { revision: from.revision.max(replayed), ..*from }).collect();
+        self.context.mirror.may_explain_before(self.next, &from)
+    }
+
     /// Takes in what `resumed` sources missed, and sends the beginning of each at once: however soon a history is let
     /// go, its readers have come further.
     pub(super) fn begin_replays(&mut self, resumed: Vec<Resumed>) {
         self.replays.clear();
         self.plans_anew = false;
-        for Resumed { source, from, missed, .. } in resumed {
+        for Resumed { source, known, from, missed, .. } in resumed {
             self.plans_anew |= from.is_none();
             if let Some((roll, next)) = missed {
+                let (after, until) = (known.revision, roll.end().revision);
+                self.replayed[source] = Some(Replayed { after, until, roll: Arc::downgrade(&roll) });
                 self.send_history(source, &roll, next);
             }
         }

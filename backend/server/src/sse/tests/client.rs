@@ -6,7 +6,7 @@ use std::{
 };
 
 use rollcall_registry::etcd::entry::Entry;
-use rollcall_shared::{Catalog, Change, Cursor, RegistryEvent, Revision, SnapshotReason, cursor::SourceId};
+use rollcall_shared::{Catalog, Change, Cursor, Record, RegistryEvent, Revision, SnapshotReason, cursor::SourceId};
 use tokio::time::{Duration, Instant, timeout};
 
 use super::{
@@ -72,6 +72,9 @@ struct Connection {
     /// A progress that the next message has to be the reason for: the source, and where it went.
     due: Option<(String, Revision)>,
     causes: HashSet<(String, Revision)>,
+    departed: HashSet<(String, Revision)>,
+    /// The sources of which it got a snapshot.
+    replaced: HashSet<usize>,
     progressed_at: Instant,
     status_at: Instant,
     began_at: Instant,
@@ -87,6 +90,8 @@ pub struct Client {
     pub may_lag: bool,
     /// Whether it is told together with others.
     pub followed: bool,
+    /// The number of the server that it came to last.
+    pub server: usize,
     connection: Option<Connection>,
     /// Deletes that it was told, and their causes.
     pub departed: HashSet<(String, Revision)>,
@@ -103,6 +108,7 @@ impl Client {
             last_id: None,
             may_lag,
             followed,
+            server: 0,
             connection: None,
             departed: HashSet::new(),
             caused: HashSet::new(),
@@ -137,6 +143,8 @@ impl Client {
             deltas: 0,
             due: None,
             causes: HashSet::new(),
+            departed: HashSet::new(),
+            replaced: HashSet::new(),
             progressed_at: Instant::now(),
             status_at: Instant::now(),
             began_at: Instant::now(),
@@ -226,7 +234,9 @@ impl Client {
                 for source in snapshot.revisions.keys() {
                     self.check_reason(store, source, snapshot.reason);
                 }
-                self.connection.as_mut().unwrap().deltas = 0;
+                let connection = self.connection.as_mut().unwrap();
+                connection.deltas = 0;
+                connection.replaced.extend(snapshot.revisions.keys().map(|source| store::number(source)));
                 for record in &snapshot.records {
                     assert!(snapshot.revisions.contains_key(&record.source));
                 }
@@ -236,14 +246,21 @@ impl Client {
                 assert!(delta.after <= at && at < delta.revision, "{delta:?} for a client at {at}");
                 assert!(!delta.changes.is_empty());
                 let source = store::number(&delta.source);
+                let id = Cursor::decode(block.id.as_ref().unwrap()).unwrap();
+                let views = store.ever(source, id.sources[&source_id(source)]);
+                assert!(views.iter().any(|view| view.changed_at == delta.revision), "{views:?}");
+                let before = views.iter().map(|view| view.touched_before(self.selected, delta.revision)).min();
+                let before = before.expect("an id is of what was");
+                assert!(
+                    before <= delta.after || store.was_passed_over(source, before),
+                    "between {} and {} there was {before}",
+                    delta.after,
+                    delta.revision
+                );
                 if self.selected.is_empty() && store.restores == 0 {
-                    let id = Cursor::decode(block.id.as_ref().unwrap()).unwrap();
-                    let view = store.ever(source, id.sources[&source_id(source)]).expect("an id is of what was");
-                    assert_eq!(view.changed_at, delta.revision);
                     assert!(
-                        view.changed_before <= at || at < store.compacted_ever,
-                        "the delta of {} is missing before that of {}",
-                        view.changed_before,
+                        before <= at || at < store.compacted_ever,
+                        "the delta of {before} is missing before that of {}",
                         delta.revision
                     );
                 }
@@ -252,7 +269,7 @@ impl Client {
                 for change in &delta.changes {
                     if let Change::Delete(departure) = change {
                         let departure = (departure.key.clone(), delta.revision);
-                        assert!(!connection.causes.contains(&departure), "a cause before its delete: {departure:?}");
+                        connection.departed.insert(departure.clone());
                         self.departed.insert(departure);
                     }
                 }
@@ -268,6 +285,8 @@ impl Client {
                 // (What a selection leaves out has no message to tell how far its client has come.)
                 let own = !self.selected.is_empty()
                     || progress.revisions.iter().all(|(source, at)| self.revision(source) == Some(*at));
+                let compacted = |(source, _): (&String, &Revision)| self.revision(source) < Some(store.compacted_ever);
+                let own = own || progress.revisions.iter().any(compacted);
                 let connection = self.connection.as_mut().unwrap();
                 if first || own {
                     connection.deltas = 0;
@@ -282,6 +301,21 @@ impl Client {
             RegistryEvent::Cause(cause) => {
                 assert_eq!(block.id, None);
                 let known = (cause.key.clone(), cause.revision);
+                let source = PREFIXES.iter().position(|prefix| cause.key.starts_with(prefix)).unwrap();
+                let cursor = self.connection.as_ref().unwrap().cursor.as_ref();
+                let covered = cursor.and_then(|cursor| cursor.as_ref().ok()?.sources.get(&source_id(source)).copied());
+                let covered = covered.is_some_and(|known| cause.revision <= known.revision);
+                // After a restore that left the view as it was, a replay tells of the new history, and who saw the old
+                // one cannot know.
+                let connection = self.connection.as_ref().unwrap();
+                let unnoticed = store.restores > 0
+                    && matches!(connection.cursor, Some(Ok(_)))
+                    && !connection.replaced.contains(&source)
+                    && self.revision(PREFIXES[source]) >= Some(cause.revision);
+                assert!(
+                    self.departed.contains(&known) || covered || unnoticed,
+                    "the cause of a delete that it was not told"
+                );
                 self.connection.as_mut().unwrap().causes.insert(known.clone());
                 self.caused.insert(known);
             }
@@ -358,13 +392,14 @@ impl Client {
             let Some(position) = cursor.sources.get(&source_id(source)) else {
                 panic!("{prefix} is missing in {cursor:?}");
             };
-            let view = store.ever(source, *position).expect("an id is of what was");
+            let views = store.ever(source, *position);
+            let view = views.last().expect("an id is of what was");
             let selected = self.selected();
             let mine: BTreeMap<_, _> = self
                 .catalog
                 .records()
                 .filter(|record| record.source == *prefix)
-                .map(|record| (bytes::Bytes::from(record.key.clone()), store.entry_of(record).clone()))
+                .map(|record| (bytes::Bytes::from(record.key.clone()), entry_of(store, record)))
                 .collect();
             let expected = expected(view, &selected);
             assert_eq!(mine, expected, "the id says {prefix} at {position:?}, which is another view");
@@ -384,12 +419,22 @@ impl Client {
                 && !told.contains_key(prefix)
             {
                 assert!(
-                    view.changed_at <= *at || *at < store.compacted_ever,
+                    view.changed_at <= *at
+                        || *at < store.compacted_ever
+                        || store.was_passed_over(source, view.changed_at),
                     "the id covers the change of {prefix} at {} that was not told to a client at {at}",
                     view.changed_at
                 );
             }
         }
+    }
+
+    /// Every delete that it was told on this connection has its cause, where its server told one.
+    pub fn assert_explained(&self, explained: &HashSet<(String, Revision)>) {
+        let connection = self.connection.as_ref().expect("it is connected");
+        let unexplained: Vec<_> = connection.departed.intersection(explained).collect();
+        let unexplained: Vec<_> = unexplained.iter().filter(|known| !connection.causes.contains(**known)).collect();
+        assert!(unexplained.is_empty(), "deletes without a cause: {unexplained:?}");
     }
 
     /// At the end it knows what there is.
@@ -419,6 +464,16 @@ impl Drop for Client {
             println!("--- the client of {:?}\n{}", self.selected, latest.join("\n"));
         }
     }
+}
+
+/// The entry that `record` was made of, each of whose fields it shows.
+fn entry_of(store: &Store, record: &Record) -> Entry {
+    let entry = store.entry_of(record).clone();
+    let shown = (record.key.as_bytes(), record.lease, record.create_revision, record.mod_revision);
+    let lease = rollcall_shared::LeaseId::from_etcd(entry.lease);
+    assert_eq!(shown, (&*entry.key, lease, entry.create_revision, entry.mod_revision));
+    assert_eq!(record.service, record.instance().unwrap().name);
+    entry
 }
 
 /// What of `view` is selected.

@@ -36,7 +36,7 @@ impl Scene {
     }
 
     fn list(&self) {
-        for event in Watcher::default().turn(&self.etcd.store(), 0, Turn::Changes(0)) {
+        for event in Watcher::default().turn(&mut self.etcd.store(), 0, Turn::Changes(0)) {
             self.mirror.apply(0, event);
         }
     }
@@ -117,7 +117,7 @@ async fn a_stream_that_always_finds_something_to_read_keeps_its_clock_too() {
     while start.elapsed() < Duration::from_secs(70) {
         // Whenever the reader has taken one piece, the next stands there.
         scene.etcd.store().txn(&[(0, 0, Some((0, 1)))]);
-        let events = watcher.turn(&scene.etcd.store(), 0, Turn::Changes(1));
+        let events = watcher.turn(&mut scene.etcd.store(), 0, Turn::Changes(1));
         for event in events {
             scene.mirror.apply(0, event);
         }
@@ -219,7 +219,7 @@ async fn a_source_that_the_cursor_does_not_know_comes_alone() {
     etcd.store().txn(&[(0, 0, Some((0, 1))), (1, 0, Some((0, 1)))]);
     let mirror = Arc::new(Mirror::new(vec![store::config(0), store::config(1)]));
     for source in 0..2 {
-        for event in Watcher::default().turn(&etcd.store(), source, Turn::Changes(0)) {
+        for event in Watcher::default().turn(&mut etcd.store(), source, Turn::Changes(0)) {
             mirror.apply(source, event);
         }
     }

@@ -25,7 +25,21 @@ pub const SERVICES: [&str; 3] = ["red", "green", "blue"];
 pub type Keys = BTreeMap<Bytes, Entry>;
 
 /// One thing done to a key: the service and lease it is put with, or nothing where it is deleted.
-pub type Op = (usize, u8, Option<(usize, i64)>);
+pub type Op = (usize, u16, Option<(usize, i64)>);
+
+/// A key that only comes to go again.
+const FLICKERING: u16 = 9_999;
+
+/// The number of the service that `entry` is of.
+fn service_of(entry: &Entry) -> usize {
+    let value: serde_json::Value = serde_json::from_slice(&entry.value).unwrap();
+    SERVICES.iter().position(|service| *service == value["name"]).unwrap()
+}
+
+/// The number of the key of `entry`.
+fn number_of(entry: &Entry) -> u16 {
+    str::from_utf8(&entry.key[entry.key.len() - 4..]).unwrap().parse().unwrap()
+}
 
 pub fn config(source: usize) -> SourceConfig {
     SourceConfig { layout: Layout::Kratos, prefix: PREFIXES[source].parse().unwrap() }
@@ -50,7 +64,7 @@ struct Revised {
 }
 
 /// A source as it stood at some revision of some history.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct View {
     pub keys: Keys,
     pub digest: Digest,
@@ -58,6 +72,29 @@ pub struct View {
     pub changed_at: Revision,
     /// The one before that.
     pub changed_before: Revision,
+    /// The same for each service: what came to it, changed in it or left it.
+    touched: [(Revision, Revision); 3],
+}
+
+impl View {
+    /// The last revision before `revision` that changed anything of `selected`, or of everything where that is empty.
+    pub fn touched_before(&self, selected: &[&str], revision: Revision) -> Revision {
+        let before = |(last, before): (Revision, Revision)| if last < revision { last } else { before };
+        if selected.is_empty() {
+            return before((self.changed_at, self.changed_before));
+        }
+        let services = SERVICES.iter().zip(self.touched).filter(|(service, _)| selected.contains(service));
+        services.map(|(_, touched)| before(touched)).max().unwrap_or_default()
+    }
+}
+
+/// What befalls the store between two calls of somebody who reads its past.
+#[derive(Debug, Clone, Copy)]
+pub enum Meanwhile {
+    Compact(u8),
+    Restore(u8),
+    Away,
+    Flicker(usize),
 }
 
 /// The store, in its present history, and all that was ever true in it.
@@ -68,11 +105,20 @@ pub struct Store {
     /// The furthest that was ever compacted.
     pub compacted_ever: Revision,
     pub restores: usize,
-    ever: HashMap<(usize, SourcePosition), Arc<View>>,
+    ever: HashMap<(usize, SourcePosition), Vec<Arc<View>>>,
     by_version: HashMap<String, Entry>,
     versions: usize,
     /// Changes nobody: the history cannot be read now.
     pub away: bool,
+    /// What befalls it after so many calls of somebody who reads its past.
+    pub meanwhile: VecDeque<(u8, Meanwhile)>,
+    /// How often its past was listed, and watched.
+    pub lists: usize,
+    pub watches: usize,
+    /// It was before versions whose progress is proof.
+    pub unproven: bool,
+    /// Where a watcher was taken up anew without being told what came and went: the source, from where and to where.
+    passed_over: Vec<(usize, Revision, Revision)>,
 }
 
 impl Store {
@@ -87,6 +133,11 @@ impl Store {
             by_version: HashMap::new(),
             versions: 0,
             away: false,
+            meanwhile: VecDeque::new(),
+            lists: 0,
+            watches: 0,
+            unproven: false,
+            passed_over: Vec::new(),
         };
         let nothing = Revised { changes: Default::default(), views: Default::default() };
         store.push(nothing.clone());
@@ -97,7 +148,8 @@ impl Store {
     fn push(&mut self, revised: Revised) {
         let revision = Revision::try_from(self.history.len()).unwrap();
         for (source, view) in revised.views.iter().enumerate() {
-            self.ever.insert((source, SourcePosition { revision, digest: view.digest }), Arc::clone(view));
+            let position = SourcePosition { revision, digest: view.digest };
+            self.ever.entry((source, position)).or_default().push(Arc::clone(view));
         }
         self.history.push(revised);
     }
@@ -119,9 +171,14 @@ impl Store {
         SourcePosition { revision: self.revision(), digest: self.view(source).digest }
     }
 
-    /// What stood at this position in any history.
-    pub fn ever(&self, source: usize, position: SourcePosition) -> Option<&View> {
-        self.ever.get(&(source, position)).map(|view| &**view)
+    /// What stood at this position in any history: the same keys, on as many ways there as there were.
+    pub fn ever(&self, source: usize, position: SourcePosition) -> &[Arc<View>] {
+        self.ever.get(&(source, position)).map(|views| &**views).unwrap_or_default()
+    }
+
+    /// Whether a watcher was never told of `revision`.
+    pub fn was_passed_over(&self, source: usize, revision: Revision) -> bool {
+        self.passed_over.iter().any(|(of, from, to)| *of == source && *from < revision && revision <= *to)
     }
 
     /// Whether this position is of the present history.
@@ -139,8 +196,9 @@ impl Store {
         let revision = self.revision() + 1;
         let mut changes: [Vec<EntryChange>; 3] = Default::default();
         let mut views = self.history.last().unwrap().views.clone();
+        let mut touched = [[false; 3]; 3];
         for &(source, key, put) in ops {
-            let id = format!("i{key}");
+            let id = format!("i{key:04}");
             let key = Bytes::from(format!("{}s/{id}", PREFIXES[source]));
             // etcd refuses a transaction that touches a key twice.
             if changes[source].iter().any(|change| *change.key() == key) {
@@ -155,6 +213,10 @@ impl Store {
                         r#"{{"id":"{id}","name":"{}","version":"{version}","endpoints":[]}}"#,
                         SERVICES[service]
                     );
+                    touched[source][service] = true;
+                    if let Some(before) = keys.get(&key) {
+                        touched[source][service_of(before)] = true;
+                    }
                     let create_revision = keys.get(&key).map_or(revision, |entry| entry.create_revision);
                     let value = Bytes::from(value);
                     let entry = Entry { key: key.clone(), value, lease, create_revision, mod_revision: revision };
@@ -163,7 +225,8 @@ impl Store {
                     changes[source].push(EntryChange::Put(entry));
                 }
                 None => {
-                    if keys.remove(&key).is_some() {
+                    if let Some(before) = keys.remove(&key) {
+                        touched[source][service_of(&before)] = true;
                         changes[source].push(EntryChange::Delete { key, revision });
                     }
                 }
@@ -172,12 +235,45 @@ impl Store {
         if changes.iter().all(Vec::is_empty) {
             return;
         }
-        for (view, _) in views.iter_mut().zip(&changes).filter(|(_, changes)| !changes.is_empty()) {
+        for ((view, _), touched) in
+            views.iter_mut().zip(&changes).zip(touched).filter(|((_, changes), _)| !changes.is_empty())
+        {
             let view = Arc::make_mut(view);
             view.digest = digest(view.keys.values());
             view.changed_before = std::mem::replace(&mut view.changed_at, revision);
+            for (known, _) in view.touched.iter_mut().zip(touched).filter(|(_, touched)| *touched) {
+                *known = (revision, known.0);
+            }
         }
         self.push(Revised { changes, views });
+    }
+
+    /// A lease ends: all of its keys go in one revision, in every source.
+    pub fn end_lease(&mut self, lease: i64) {
+        let keys = |source: usize| self.view(source).keys.values().filter(|entry| entry.lease == lease);
+        let ops: Vec<Op> =
+            (0..3).flat_map(|source| keys(source).map(move |entry| (source, number_of(entry), None))).collect();
+        self.txn(&ops);
+    }
+
+    /// A key comes, and goes again.
+    pub fn flicker(&mut self, source: usize) {
+        self.txn(&[(source, FLICKERING, Some((0, 0)))]);
+        self.txn(&[(source, FLICKERING, None)]);
+    }
+
+    fn call(&mut self) {
+        let Some((calls, _)) = self.meanwhile.front_mut() else { return };
+        if let Some(left) = calls.checked_sub(1) {
+            *calls = left;
+            return;
+        }
+        match self.meanwhile.pop_front().expect("it was there").1 {
+            Meanwhile::Compact(back) => self.compact(self.revision() - Revision::from(back)),
+            Meanwhile::Restore(back) => self.restore(self.revision() - Revision::from(back)),
+            Meanwhile::Away => self.away = true,
+            Meanwhile::Flicker(source) => self.flicker(source),
+        }
     }
 
     /// Somebody else's key.
@@ -223,7 +319,7 @@ pub struct Watcher {
 
 impl Watcher {
     /// What it tells next.
-    pub fn turn(&mut self, store: &Store, source: usize, turn: Turn) -> Vec<SourceEvent> {
+    pub fn turn(&mut self, store: &mut Store, source: usize, turn: Turn) -> Vec<SourceEvent> {
         let now = SourcePosition { revision: store.revision(), digest: store.view(source).digest };
         let snapshot = |reason| SourceEvent::Snapshot {
             reason,
@@ -242,8 +338,12 @@ impl Watcher {
         let again = matches!(turn, Turn::Again);
         if position.revision + 1 < store.compacted || again && position.revision < store.compacted {
             let same = position.digest == now.digest;
+            let event = snapshot(SnapshotReason::Compacted);
+            if same {
+                store.passed_over.push((source, position.revision, now.revision));
+            }
             *position = now;
-            let event = if same { SourceEvent::Unchanged(now) } else { snapshot(SnapshotReason::Compacted) };
+            let event = if same { SourceEvent::Unchanged(now) } else { event };
             return vec![event, SourceEvent::Opened];
         }
         let next_change = |after: Revision| {
@@ -301,7 +401,8 @@ impl Past for Scripted {
     }
 
     async fn store_revision(&self) -> Option<Revision> {
-        let store = self.store();
+        let mut store = self.store();
+        store.call();
         (!store.away).then(|| store.revision())
     }
 }
@@ -316,7 +417,9 @@ impl Source for ScriptedSource {
     type Watch = ScriptedWatch;
 
     async fn list(&self, _: Option<Bytes>, at: Option<Revision>) -> Result<Page, SourceError> {
-        let store = self.etcd.store();
+        let mut store = self.etcd.store();
+        store.call();
+        store.lists += 1;
         if store.away {
             return Err(SourceError::Ended);
         }
@@ -330,7 +433,12 @@ impl Source for ScriptedSource {
     }
 
     async fn watch(&self, from: Revision) -> Result<ScriptedWatch, SourceError> {
-        let store = self.etcd.store();
+        let mut store = self.etcd.store();
+        store.call();
+        store.watches += 1;
+        if store.away {
+            return Err(SourceError::Ended);
+        }
         if from < store.compacted {
             return Err(SourceError::Compacted(store.compacted));
         }
@@ -341,7 +449,7 @@ impl Source for ScriptedSource {
                 answers.push_back(WatchAnswer::Changes { changes, fragment: false });
             }
         }
-        Ok(ScriptedWatch { answers, until: store.revision() })
+        Ok(ScriptedWatch { answers, until: store.revision(), proof: !store.unproven })
     }
 }
 
@@ -349,6 +457,7 @@ impl Source for ScriptedSource {
 pub struct ScriptedWatch {
     answers: VecDeque<WatchAnswer>,
     until: Revision,
+    proof: bool,
 }
 
 impl Watch for ScriptedWatch {
@@ -360,13 +469,18 @@ impl Watch for ScriptedWatch {
     }
 
     async fn request_progress(&mut self) -> Result<(), SourceError> {
-        self.answers.push_back(WatchAnswer::Progress(self.until));
+        if self.proof {
+            self.answers.push_back(WatchAnswer::Progress(self.until));
+        } else {
+            // It overtakes what is still to be told.
+            self.answers.push_front(WatchAnswer::Progress(self.until));
+        }
         Ok(())
     }
 
     fn blame(&self) {}
 
     fn progress_is_proof(&self) -> bool {
-        true
+        self.proof
     }
 }
