@@ -27,7 +27,7 @@ pub const CAUSE_MAX: Duration = Duration::from_secs(8);
 /// How young a lease may be for nobody to have asked it yet.
 const LEASE_UNASKED_MAX: Duration = Duration::from_millis(1_200);
 
-/// What a stream that tells causes may still be finding out when it ends.
+/// How long after a connection began, or after a revision, what is told of it is no replay.
 const CAUSE_TRAIL: Duration = Duration::from_secs(3);
 
 /// How much longer than the bound a reader may take that may be away when the bound begins.
@@ -425,7 +425,11 @@ fn explain(
         // A key that went to a service which is not selected has left this stream, and nothing else.
         let moved = fates().any(|(_, fate)| fate == Some(Fate::Put));
         let calm_from = facts.troubles.iter().map(|(_, to)| *to).max().unwrap_or(at);
-        let happened = |epoch| reasons.time(epoch, revision).is_some_and(|time| time > session.opened + CAUSE_TRAIL);
+        // What is told late, as to a reader that had stopped reading, may have left the server's memory with its cause.
+        let happened = |epoch| {
+            let time = reasons.time(epoch, revision);
+            time.is_some_and(|time| time > session.opened + CAUSE_TRAIL && time.elapsed_until(at) < CAUSE_TRAIL)
+        };
         let live = fates().any(|(epoch, fate)| fate == Some(Fate::Deleted) && happened(epoch));
         if !moved && live && calm_from.max(at) + CAUSE_MAX < until {
             fail(format!("no cause came for {key} at {revision}"));

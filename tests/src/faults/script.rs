@@ -173,7 +173,7 @@ impl Fault {
             }
             Self::Nospace => Setup { etcd_args: &["--quota-backend-bytes", "6000000"], ..ordinary },
             Self::ServerKill | Self::ServerTerm | Self::Return500 | Self::Return500Apart => {
-                Setup { rest: Duration::from_millis(25), ..ordinary }
+                Setup { rest: Duration::from_millis(80), ..ordinary }
             }
             Self::HaltedReaders => Setup { diet: Diet::Large, ..ordinary },
             Self::Poison => Setup { diet: Diet::Poison, ..ordinary },
@@ -517,7 +517,7 @@ async fn halted_readers(world: &mut World) {
     }
     world.converge(Instant::now(), CONVERGE_MAX).await;
     world.halted.send_replace(true);
-    world.writer.rest(millis(2));
+    world.writer.rest(millis(6));
     let halted = Instant::now();
     while halted.elapsed() < seconds(13) {
         sleep(seconds(3)).await;
