@@ -10,6 +10,10 @@ use rollcall_server::{
 };
 use tracing_subscriber::EnvFilter;
 
+/// A hundred thousand records are made and let go in one go, by several threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A flag is wrong.
 const EXIT_USAGE: u8 = 2;
 

@@ -1,9 +1,15 @@
 //! One prefix of etcd as something that can be listed and watched: [`Source`], and [`EtcdSource`] that does it.
 //!
 //! Owns the translation of requests and of etcd's errors. Must not know what the watcher makes of them: it holds no
-//! state between calls, so that a scripted source can stand in for it.
+//! state between calls but how large a page had better be, so that a scripted source can stand in for it.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use etcd_client::{EventType, GetOptions, WatchOptions};
@@ -14,8 +20,16 @@ use super::{
     entry::{Entry, EntryChange},
 };
 
-/// How many keys one page of a list holds.
+/// How many keys the first page of a list holds. The next ones hold as many as [`PAGE_BYTES`] take, going by the page
+/// before: for each page etcd counts all keys of the prefix, so that small pages of a large prefix cost it more than
+/// what is in them.
 pub const PAGE_KEYS: i64 = 2_000;
+
+/// How many keys a page may hold, at the least and at the most.
+const PAGE_KEYS_BOUNDS: (i64, i64) = (100, 20_000);
+
+/// How many bytes of keys and values a page is to hold.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
 /// How long one page of a list may take.
 pub const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -129,6 +143,14 @@ pub struct EtcdSource {
     prefix: KeyPrefix,
     /// Longer prefixes below this one, which own their keys.
     excluded: Vec<KeyPrefix>,
+    /// How many keys the next page holds.
+    page_keys: Arc<AtomicI64>,
+}
+
+/// How many keys a page is to hold, going by one of so many keys and bytes.
+fn page_keys(keys: usize, bytes: usize) -> i64 {
+    let fit = PAGE_BYTES.saturating_mul(keys.max(1)) / bytes.max(1);
+    i64::try_from(fit).unwrap_or(i64::MAX).clamp(PAGE_KEYS_BOUNDS.0, PAGE_KEYS_BOUNDS.1)
 }
 
 impl EtcdSource {
@@ -139,7 +161,7 @@ impl EtcdSource {
             .filter(|other| **other != prefix && other.as_str().starts_with(prefix.as_str()))
             .cloned()
             .collect();
-        Self { connection, prefix, excluded }
+        Self { connection, prefix, excluded, page_keys: Arc::new(AtomicI64::new(PAGE_KEYS)) }
     }
 
     fn owns(&self, key: &[u8]) -> bool {
@@ -164,8 +186,9 @@ impl Source for EtcdSource {
 
     async fn list(&self, from: Option<Bytes>, at: Option<Revision>) -> Result<Page, SourceError> {
         let client = self.connection.client().await?;
+        let limit = if from.is_some() { self.page_keys.load(Ordering::Relaxed) } else { PAGE_KEYS };
         let options =
-            GetOptions::new().with_range(self.prefix.range_end()).with_limit(PAGE_KEYS).with_revision(at.unwrap_or(0));
+            GetOptions::new().with_range(self.prefix.range_end()).with_limit(limit).with_revision(at.unwrap_or(0));
         let from = from.unwrap_or_else(|| Bytes::copy_from_slice(self.prefix.as_str().as_bytes()));
         let mut kv = client.kv();
         let response = match tokio::time::timeout(PAGE_TIMEOUT, kv.get(from, Some(options))).await {
@@ -174,6 +197,8 @@ impl Source for EtcdSource {
             Err(_) => return Err(self.failed(&client, SourceError::Timeout(PAGE_TIMEOUT))),
         };
         let header = response.header.unwrap_or_default();
+        let bytes = response.kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
+        self.page_keys.store(page_keys(response.kvs.len(), bytes), Ordering::Relaxed);
         let next = response.kvs.last().filter(|_| response.more).map(|last| {
             let mut next = last.key.clone();
             next.push(0);
@@ -278,6 +303,15 @@ fn progress_is_proof(version: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_is_as_large_as_its_keys_are_small() {
+        for (keys, bytes, expected) in
+            [(2_000, 2_000 * 1_024, 4_096), (2_000, 100_000, 20_000), (10, 10 * 1_500_000, 100), (0, 0, 20_000)]
+        {
+            assert_eq!(page_keys(keys, bytes), expected, "{keys} keys of {bytes} bytes");
+        }
+    }
 
     #[test]
     fn out_of_range_is_told_apart_by_what_it_says() {
