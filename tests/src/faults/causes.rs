@@ -215,6 +215,12 @@ async fn listen(address: String, told: Told) {
     }
 }
 
+/// Whether a lease is so near its end that nobody can tell what ends it: etcd tells whole seconds, and tells them late
+/// where it is asked too much.
+fn is_late(renewed_at: Instant, ttl: Duration) -> bool {
+    renewed_at.elapsed() + seconds(2) > ttl
+}
+
 /// Renews a lease once; false where that did not happen in time.
 async fn renew(client: &mut Client, lease: i64) -> bool {
     let renewing = async {
@@ -272,15 +278,14 @@ impl Life {
                 // Not in one step, so that the first keys leave others of the lease behind.
                 for key in &keys {
                     let answer = client.delete(key.as_str(), None).await.expect("etcd deletes");
-                    // Where etcd was too slow for the lease to live on, there was nothing left to delete.
-                    if answer.deleted() == 0 {
+                    // Where etcd was so slow that the lease was about to end, or had, this one tells nothing either.
+                    if answer.deleted() == 0 || (lease != 0 && is_late(renewed_at, ttl)) {
                         return;
                     }
                 }
             }
             Kind::Revoked => {
-                let late = renewed_at.elapsed() + seconds(2) > ttl;
-                if client.lease_revoke(lease).await.is_err() || late {
+                if client.lease_revoke(lease).await.is_err() || is_late(renewed_at, ttl) {
                     return;
                 }
             }

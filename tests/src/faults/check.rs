@@ -33,6 +33,9 @@ const CAUSE_TRAIL: Duration = Duration::from_secs(3);
 /// How much longer than the bound a reader may take that may be away when the bound begins.
 const ROAM_SLACK: Duration = Duration::from_millis(1_500);
 
+/// How much longer one may take that stopped reading and has tens of megabytes to catch up with.
+const HALT_SLACK: Duration = Duration::from_secs(25);
+
 /// How many failures of one property are told in words.
 const FAILURES_TOLD_MAX: usize = 6;
 
@@ -263,7 +266,11 @@ pub fn check(told: &Told, memory: &Memory, facts: &Facts, recordings: &[Recordin
 fn check_times(facts: &Facts, recording: &Recording, verdict: &mut Verdict) {
     let plan = &recording.plan;
     for marker in &facts.markers {
-        let bound = if plan.roams { marker.bound + ROAM_SLACK } else { marker.bound };
+        let bound = match plan {
+            plan if plan.halts => marker.bound + HALT_SLACK,
+            plan if plan.roams => marker.bound + ROAM_SLACK,
+            _ => marker.bound,
+        };
         match recording.markers.get(&marker.number) {
             None => {
                 verdict.fail(Property::Converged, format!("{}: marker {} was never seen", plan.name, marker.number));
@@ -275,7 +282,7 @@ fn check_times(facts: &Facts, recording: &Recording, verdict: &mut Verdict) {
                         format!("{}: marker {} took {took:.1?}, and may take {bound:?}", plan.name, marker.number);
                     verdict.fail(Property::Converged, what);
                 }
-                if !plan.roams {
+                if !plan.roams && !plan.halts {
                     verdict.converged_in = verdict.converged_in.max(took);
                 }
             }

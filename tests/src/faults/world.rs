@@ -20,7 +20,7 @@ use super::{
 use crate::{Cluster, Etcd, FaultProxy, Server, http, kratos, seconds};
 
 /// How much longer than its bound a marker is waited for, so that it is known whether it comes at all.
-const MARKER_PATIENCE: Duration = Duration::from_secs(15);
+const MARKER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How many values are compared byte for byte at the end.
 const RAW_VALUES_MAX: usize = 40;
