@@ -3,5 +3,6 @@
 mod client;
 mod clock;
 mod property;
+mod resume;
 mod store;
 mod stream;

@@ -1,0 +1,250 @@
+//! What it costs etcd that readers come back, and what a cursor gets that is worth nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use rollcall_shared::{Catalog, Cursor, RegistryEvent, Revision, SnapshotReason, SourcePosition};
+use tokio::time::timeout;
+
+use super::{
+    super::{Context, Reader, Request},
+    client::{blocks, context, source_id},
+    store::{self, Meanwhile, Scripted, Turn, Watcher},
+};
+use crate::mirror::Mirror;
+
+/// A server of the first source that started just now.
+fn started(etcd: &Scripted) -> Context<Scripted> {
+    let mirror = Arc::new(Mirror::new(vec![store::config(0)]));
+    for event in Watcher::default().turn(&mut etcd.store(), 0, Turn::Changes(0)) {
+        mirror.apply(0, event);
+    }
+    context(&mirror, etcd)
+}
+
+fn cursor(position: SourcePosition) -> Cursor {
+    Cursor { cluster: 77, sources: [(source_id(0), position)].into() }
+}
+
+/// What a reader with this cursor is told at once.
+async fn told(context: &Context<Scripted>, cursor: Cursor) -> Vec<RegistryEvent> {
+    let request = Request { selected: Arc::default(), cursor: Some(Ok(cursor)), ttl: false };
+    let mut reader = Reader::new(context.clone(), request);
+    let mut told = Vec::new();
+    while let Ok(Some(bytes)) = timeout(Duration::from_secs(4), reader.next()).await {
+        let plain = blocks(&bytes).into_iter().filter(|block| block.event.is_none() && block.retry.is_none());
+        told.extend(plain.map(|block| block.message()));
+    }
+    told
+}
+
+/// An etcd in which each of `count` revisions changed something, and where the source stood at each.
+fn busy(count: usize) -> (Scripted, Vec<SourcePosition>) {
+    let etcd = Scripted::new();
+    let positions = (0..count).map(|index| {
+        etcd.store().txn(&[(0, u16::try_from(index % 7).unwrap(), (index % 5 > 0).then_some((index % 3, 1)))]);
+        etcd.store().position(0)
+    });
+    let positions = positions.collect();
+    (etcd, positions)
+}
+
+#[tokio::test(start_paused = true)]
+async fn five_hundred_who_come_at_once_with_as_many_cursors_cost_one_list() {
+    let (etcd, positions) = busy(500);
+    let context = started(&etcd);
+    let readers = positions.iter().map(|position| told(&context, cursor(*position)));
+    let all = futures_util::future::join_all(readers).await;
+    let asked = {
+        let store = etcd.store();
+        (store.lists, store.watches)
+    };
+    assert_eq!(asked, (1, 1));
+    for (told, known) in all.iter().zip(&positions) {
+        let mut at = known.revision;
+        let [RegistryEvent::Progress(progress), deltas @ ..] = &told[..] else { panic!("{told:?}") };
+        assert_eq!(progress.revisions["/a/"], at);
+        for delta in deltas {
+            let RegistryEvent::Delta(delta) = delta else { panic!("{delta:?}") };
+            assert!(delta.after <= at && at < delta.revision, "{delta:?} for one at {at}");
+            at = delta.revision;
+        }
+        assert!(at >= positions.last().unwrap().revision - 1 || deltas.is_empty(), "{at}");
+        let missed = positions.iter().zip(positions.iter().skip(1));
+        let missed = missed.filter(|(one, next)| one.revision >= known.revision && one.digest != next.digest);
+        assert_eq!(deltas.len(), missed.count(), "after {known:?}");
+    }
+    // Whoever comes a little later with another cursor from there costs nothing.
+    let later = SourcePosition { revision: positions[300].revision, ..positions[300] };
+    assert!(told(&context, cursor(later)).await.len() > 1);
+    assert_eq!(etcd.store().lists, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_of_those_who_come_together_gets_what_its_own_cursor_is_worth() {
+    let (etcd, positions) = busy(60);
+    let context = started(&etcd);
+    etcd.store().compact(positions[20].revision);
+    let other = |position: SourcePosition| SourcePosition {
+        digest: rollcall_shared::Digest(position.digest.0 ^ 1),
+        ..position
+    };
+    let table = [
+        (positions[3], Some(SnapshotReason::Compacted)),
+        (positions[19], Some(SnapshotReason::Compacted)),
+        (positions[20], None),
+        (other(positions[20]), Some(SnapshotReason::Restored)),
+        (positions[40], None),
+        (other(positions[41]), Some(SnapshotReason::Restored)),
+        (positions[58], None),
+    ];
+    let all = futures_util::future::join_all(table.map(|(known, _)| told(&context, cursor(known)))).await;
+    for (told, (known, reason)) in all.iter().zip(table) {
+        match (&told[0], reason) {
+            (RegistryEvent::Snapshot(snapshot), Some(reason)) => assert_eq!(snapshot.reason, reason, "{known:?}"),
+            (RegistryEvent::Progress(_), None) => assert!(told.len() > 1, "{known:?}"),
+            (other, _) => panic!("{known:?}, {reason:?}: {other:?}"),
+        }
+    }
+    // One that finds the oldest compacted, one from where it is not.
+    assert_eq!(etcd.store().lists, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_are_ahead_of_a_server_are_judged_together() {
+    let (etcd, before) = busy(10);
+    let context = started(&etcd);
+    let last = *before.last().unwrap();
+    let ahead: Vec<_> = (0..300)
+        .map(|_| {
+            etcd.store().elsewhere();
+            etcd.store().position(0)
+        })
+        .collect();
+    let of_none = SourcePosition { digest: rollcall_shared::Digest(1), ..ahead[7] };
+    let future = SourcePosition { revision: 100_000, ..last };
+    let all: Vec<_> = ahead.iter().copied().chain([of_none, future]).collect();
+    let told = futures_util::future::join_all(all.iter().map(|known| told(&context, cursor(*known)))).await;
+    for (told, known) in told.iter().zip(&all) {
+        match &told[0] {
+            RegistryEvent::Progress(_) => assert!(known.digest == last.digest && known.revision < 100_000, "{known:?}"),
+            RegistryEvent::Snapshot(snapshot) => {
+                assert_eq!(snapshot.reason, SnapshotReason::Restored);
+                assert!(*known == of_none || *known == future, "{known:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(etcd.store().lists, 2, "at the first of them and at the last");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_ahead_at_a_revision_that_is_compacted_since_does_not_wait_for_ever() {
+    let (etcd, before) = busy(10);
+    let context = started(&etcd);
+    etcd.store().elsewhere();
+    let same = etcd.store().position(0);
+    etcd.store().elsewhere();
+    etcd.store().elsewhere();
+    etcd.store().compact(same.revision + 1);
+    let told_same = told(&context, cursor(same)).await;
+    assert!(matches!(&told_same[..], [RegistryEvent::Progress(_)]), "{told_same:?}");
+    let other = SourcePosition { digest: before[3].digest, ..same };
+    let told_other = told(&context, cursor(other)).await;
+    let [RegistryEvent::Snapshot(snapshot)] = &told_other[..] else { panic!("{told_other:?}") };
+    assert_eq!(snapshot.reason, SnapshotReason::Compacted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_is_ahead_is_told_what_overtakes_it() {
+    let (etcd, _) = busy(10);
+    let context = started(&etcd);
+    let mut watcher = Watcher { position: Some(etcd.store().position(0)) };
+    // It came and went again before the reader's revision, and this server has not heard of it.
+    etcd.store().flicker(0);
+    etcd.store().elsewhere();
+    let ahead = etcd.store().position(0);
+    let request = Request { selected: Arc::default(), cursor: Some(Ok(cursor(ahead))), ttl: false };
+    let mut reader = Reader::new(context.clone(), request);
+    let mut at: Revision = 0;
+    let mut catalog = Catalog::default();
+    for round in 0..6 {
+        while let Ok(Some(bytes)) = timeout(Duration::from_secs(1), reader.next()).await {
+            for block in blocks(&bytes).into_iter().filter(|block| block.event.is_none() && block.retry.is_none()) {
+                match block.message() {
+                    RegistryEvent::Progress(progress) => at = at.max(progress.revisions["/a/"]),
+                    RegistryEvent::Delta(delta) => {
+                        assert!(delta.revision > ahead.revision, "it knew {delta:?}");
+                        assert!(delta.after <= at && at < delta.revision, "{delta:?} for one at {at}");
+                        at = delta.revision;
+                    }
+                    other => panic!("{other:?}"),
+                }
+                let _ = catalog.apply(&block.message());
+            }
+        }
+        if round == 2 {
+            etcd.store().txn(&[(0, 1, Some((0, 1)))]);
+        }
+        for event in watcher.turn(&mut etcd.store(), 0, Turn::Changes(1)) {
+            context.mirror.apply(0, event);
+        }
+    }
+    assert_eq!(at, ahead.revision + 1, "it was told what came after");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restore_that_changes_nothing_here_is_told_to_who_was_ahead() {
+    let (etcd, _) = busy(10);
+    let context = started(&etcd);
+    etcd.store().elsewhere();
+    etcd.store().elsewhere();
+    let ahead = etcd.store().position(0);
+    let request = Request { selected: Arc::default(), cursor: Some(Ok(cursor(ahead))), ttl: false };
+    let mut reader = Reader::new(context.clone(), request);
+    let mut reasons = Vec::new();
+    for restored in [false, true] {
+        let end = tokio::time::Instant::now() + Duration::from_mins(1);
+        while let Ok(Some(bytes)) = tokio::time::timeout_at(end, reader.next()).await {
+            for block in blocks(&bytes).into_iter().filter(|block| block.event.is_none() && block.retry.is_none()) {
+                if let RegistryEvent::Snapshot(snapshot) = block.message() {
+                    reasons.push(snapshot.reason);
+                }
+            }
+        }
+        if !restored {
+            assert_eq!(reasons, []);
+            let back = etcd.store().revision() - 1;
+            etcd.store().restore(back);
+        }
+    }
+    assert_eq!(reasons, [SnapshotReason::Restored]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_server_ever_gave_out_is_unknown() {
+    let (etcd, positions) = busy(10);
+    let context = started(&etcd);
+    let position = *positions.last().unwrap();
+    let table = [
+        Cursor { cluster: 77, sources: [].into() },
+        cursor(SourcePosition { revision: 0, ..position }),
+        cursor(SourcePosition { revision: -5, ..position }),
+        Cursor { cluster: 78, ..cursor(position) },
+    ];
+    for cursor in table {
+        let told = told(&context, cursor).await;
+        let [RegistryEvent::Snapshot(snapshot)] = &told[..] else { panic!("{told:?}") };
+        assert_eq!(snapshot.reason, SnapshotReason::UnknownCursor);
+    }
+    assert_eq!(etcd.store().lists, 0, "etcd is not asked for it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_compaction_between_list_and_watch_is_told_as_one() {
+    let (etcd, positions) = busy(30);
+    let context = started(&etcd);
+    etcd.store().meanwhile.push_back((1, Meanwhile::Compact(2)));
+    let told = told(&context, cursor(positions[5])).await;
+    let RegistryEvent::Snapshot(snapshot) = &told[0] else { panic!("{told:?}") };
+    assert_eq!(snapshot.reason, SnapshotReason::Compacted);
+}
