@@ -16,7 +16,7 @@ use rollcall_shared::{
 use tokio::time::Instant;
 
 use super::{
-    reader::{Heard, Recording, Session},
+    reader::{Heard, Plan, Recording, Session},
     truth::{Fate, Selection, Told, View},
     writer::{Act, Deed, Granted, Memory},
 };
@@ -302,7 +302,7 @@ fn check_reader(
     digests: &mut Digests,
     verdict: &mut Verdict,
 ) {
-    let mut track = Track::new(told, facts, &recording.plan.selection);
+    let mut track = Track::new(told, facts, &recording.plan);
     let mut catalog = recording.plan.cursor.is_none().then(Catalog::default);
     let mut last_id: Option<&str> = None;
     for (number, session) in recording.sessions.iter().enumerate() {
@@ -398,7 +398,10 @@ fn explain(
                 }
             }
             RegistryEvent::Cause(cause) => {
-                if !explained.insert((&*cause.key, cause.revision)) {
+                // After a restore the same revision may delete the same key once more.
+                let deletes_of = |epoch: &usize| told.fate(*epoch, &cause.key, cause.revision) == Some(Fate::Deleted);
+                let again = (0..told.epochs()).filter(deletes_of).count() > 1;
+                if !explained.insert((&*cause.key, cause.revision)) && !again {
                     fail(format!("two causes for {} at {}", cause.key, cause.revision));
                 }
                 let Some((_, last)) = deletes.get(&(&*cause.key, cause.revision)) else { continue };
@@ -454,6 +457,8 @@ struct Track<'a> {
     first: bool,
     cursor: Option<Cursor>,
     incoming: Option<(u32, Vec<Arc<Record>>)>,
+    /// Which history the cursor is of that it came with for the first time.
+    cursor_epoch: usize,
 }
 
 /// Where it stands in one source.
@@ -472,9 +477,10 @@ struct Standing {
 }
 
 impl<'a> Track<'a> {
-    fn new(told: &'a Told, facts: &'a Facts, selection: &'a Selection) -> Self {
+    fn new(told: &'a Told, facts: &'a Facts, plan: &'a Plan) -> Self {
+        let (selection, cursor_epoch) = (&plan.selection, plan.cursor_epoch);
         let sources = vec![Standing::default(); told.sources.len()];
-        Self { told, facts, selection, sources, first: true, cursor: None, incoming: None }
+        Self { told, facts, selection, sources, first: true, cursor: None, incoming: None, cursor_epoch }
     }
 
     /// The history and the revision it stands at.
@@ -496,9 +502,11 @@ impl<'a> Track<'a> {
             let Some(position) = cursor.sources.get(&source.id) else { continue };
             let standing = &mut self.sources[index];
             if last_id.is_none() {
-                // It came with another's cursor: any history may be its own that had come so far.
-                standing.epochs =
-                    (0..self.told.epochs()).filter(|epoch| position.revision <= self.told.read_to(*epoch)).collect();
+                // It came with another's cursor, which later histories may share.
+                let shared = |epoch: &usize| {
+                    (self.cursor_epoch + 1..=*epoch).all(|later| position.revision <= self.told.begins_after(later))
+                };
+                standing.epochs = (self.cursor_epoch..self.told.epochs()).filter(shared).collect();
             }
             standing.at = Some(position.revision);
             standing.covered = position.revision;

@@ -71,6 +71,8 @@ pub struct Plan {
     pub late: Duration,
     /// The cursor it comes with for the first time.
     pub cursor: Option<String>,
+    /// Which history of etcd that cursor is of.
+    pub cursor_epoch: usize,
     /// Whether it stops reading when readers are told to halt.
     pub halts: bool,
     /// Seeds its choices.

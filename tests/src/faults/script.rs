@@ -408,6 +408,10 @@ async fn restore(fault: Fault, world: &mut World) {
         world.kill_server(0);
         world.kill_server(1);
     }
+    // Cursors of the history that is about to end, from readers of everything.
+    let everything = world.readers.iter().filter(|reader| reader.plan.selection.is_empty());
+    let cursors: Vec<String> = everything.flat_map(|reader| reader.cursors().into_iter().rev().take(3)).collect();
+    let of_epoch = world.writer.epoch();
     let url = world.url();
     let old = world.truth.read(&url).await;
     world.etcds.members[0].put_back(&backup);
@@ -439,6 +443,16 @@ async fn restore(fault: Fault, world: &mut World) {
     }
     world.converge(since, bound).await;
     world.each_line().for_each(crate::FaultProxy::heal);
+    // Who was away all the time comes back when nothing else tells of the restore any more.
+    for (number, cursor) in cursors.into_iter().enumerate() {
+        let mut plan = world.plan("was away", number % 2);
+        plan.cursor = Some(cursor);
+        plan.cursor_epoch = of_epoch;
+        if number % 3 == 2 {
+            plan.selection = ["pay", "marker"].map(str::to_owned).into();
+        }
+        world.read(plan);
+    }
 }
 
 async fn nospace(world: &mut World) {

@@ -167,6 +167,7 @@ impl World {
             roams: false,
             late: Duration::ZERO,
             cursor: None,
+            cursor_epoch: self.writer.epoch(),
             halts: false,
             seed: self.rng.u64(..),
         }
