@@ -396,6 +396,10 @@ fn piece_of(frames: &[Arc<Frame>]) -> Bytes {
 /// The bytes of `pieces` as one chunk of HTTP/1.1.
 pub fn chunk(pieces: &[Bytes]) -> Bytes {
     let length: usize = pieces.iter().map(Bytes::len).sum();
+    if length == 0 {
+        // An empty chunk would end the body.
+        return Bytes::new();
+    }
     let head = format!("{length:x}\r\n");
     let mut chunk = BytesMut::with_capacity(head.len() + length + 2);
     chunk.put_slice(head.as_bytes());
