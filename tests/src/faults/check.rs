@@ -508,6 +508,16 @@ impl<'a> Track<'a> {
                 };
                 standing.epochs = (self.cursor_epoch..self.told.epochs()).filter(shared).collect();
             }
+            if last_id.is_some() && self.told.epochs() > 1 {
+                // A cursor says a revision and a view: where histories share both, a server that has not noticed the
+                // restore yet goes on in the one it knows, and tells of the other when it has.
+                let view = |epoch| self.told.view(epoch, index, position.revision);
+                let same: BTreeSet<usize> = (0..self.told.epochs())
+                    .filter(|epoch| position.revision <= self.told.read_to(*epoch))
+                    .filter(|epoch| standing.epochs.iter().any(|own| view(*own) == view(*epoch)))
+                    .collect();
+                standing.epochs.extend(same);
+            }
             standing.at = Some(position.revision);
             standing.covered = position.revision;
         }

@@ -443,6 +443,13 @@ async fn restore(fault: Fault, world: &mut World) {
     }
     world.converge(since, bound).await;
     world.each_line().for_each(crate::FaultProxy::heal);
+    // Past the old revision only what stood there tells one history from the other.
+    world.writer.rest(millis(1));
+    while world.etcds.members[0].revision().await < old + 20 {
+        sleep(millis(50)).await;
+    }
+    world.writer.rest(millis(8));
+    world.converge(Instant::now(), CONVERGE_MAX).await;
     // Who was away all the time comes back when nothing else tells of the restore any more.
     for (number, cursor) in cursors.into_iter().enumerate() {
         let mut plan = world.plan("was away", number % 2);
