@@ -25,7 +25,7 @@ use crate::{
 const SEED: u64 = 8_420;
 
 /// How many sequences a run tries unless `PROPTEST_CASES` says otherwise.
-const CASES: u32 = 2_000;
+const CASES: u32 = 1_200;
 
 /// What each client selects, and whether it is told together with others.
 const CLIENTS: [(&[&str], bool); 6] =
