@@ -561,7 +561,8 @@ async fn halted_readers(world: &mut World) {
     }
     world.writer.rest(millis(8));
     world.halted.send_replace(false);
-    world.converge(Instant::now(), CONVERGE_MAX).await;
+    // Fifty at once have tens of megabytes each to read: that takes this machine a while.
+    world.converge(Instant::now(), CONVERGE_MAX * 3).await;
 }
 
 async fn return_500(fault: Fault, world: &mut World) {
