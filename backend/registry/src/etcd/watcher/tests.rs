@@ -625,8 +625,8 @@ async fn a_large_view_is_compared_less_often() {
         View::new(1, &entries)
     };
     assert_eq!(anti_entropy_interval(&view(0)), ANTI_ENTROPY_INTERVAL);
-    assert_eq!(anti_entropy_interval(&view(40_000)), ANTI_ENTROPY_INTERVAL);
-    assert_eq!(anti_entropy_interval(&view(100_000)), Duration::from_secs(50));
+    assert_eq!(anti_entropy_interval(&view(100_000)), ANTI_ENTROPY_INTERVAL);
+    assert_eq!(anti_entropy_interval(&view(200_000)), Duration::from_secs(40));
 }
 
 /// Where the source stands now.
