@@ -180,6 +180,8 @@ fn test(machine: &Machine, long: bool, filter: Option<&str>) -> ExitCode {
         }
         if long {
             cargo.env("ROLLCALL_TEST_LONG", "1").env("PROPTEST_CASES", LONG_CASES);
+            // So many sequences are worth a build of their own.
+            cargo.env("CARGO_PROFILE_TEST_OPT_LEVEL", "1");
         }
         if let Err(Failure(why)) = step::run(what, cargo) {
             failed.push(why);
