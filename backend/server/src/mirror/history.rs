@@ -52,8 +52,8 @@ pub trait Past: Clone + Send + Sync + 'static {
     /// The source of `prefix`, less what the longer ones of `all` hold.
     fn source(&self, prefix: &KeyPrefix, all: &[KeyPrefix]) -> Self::Source;
 
-    /// The revision at which etcd itself stands; `None` where it does not say.
-    fn store_revision(&self) -> impl Future<Output = Option<Revision>> + Send;
+    /// The revision at which etcd itself stands, asked at `prefix`, which may be read; `None` where it does not say.
+    fn store_revision(&self, prefix: &KeyPrefix) -> impl Future<Output = Option<Revision>> + Send;
 }
 
 impl Past for Connection {
@@ -63,11 +63,11 @@ impl Past for Connection {
         EtcdSource::new(self.clone(), prefix.clone(), all)
     }
 
-    async fn store_revision(&self) -> Option<Revision> {
+    async fn store_revision(&self, prefix: &KeyPrefix) -> Option<Revision> {
         let client = self.client().await.ok()?;
         let options = etcd_client::GetOptions::new().with_count_only();
         let mut kv = client.kv();
-        let asking = kv.get("\0", Some(options));
+        let asking = kv.get(prefix.as_str(), Some(options));
         let answer = timeout(STORE_REVISION_TIMEOUT, asking).await.ok()?.ok()?;
         answer.header().map(etcd_client::ResponseHeader::revision)
     }
@@ -361,7 +361,7 @@ impl Mirror {
     async fn judge_ahead(&self, past: &impl Past, index: usize, mut asked: Vec<SourcePosition>) -> Answers<Ahead> {
         let _place = self.histories.reads.acquire().await.expect("the semaphore is never closed");
         let mut answers = Answers::new();
-        let Some(etcd) = past.store_revision().await else { return answers };
+        let Some(etcd) = past.store_revision(&self.sources[index].prefix).await else { return answers };
         asked.retain(|known| {
             // etcd itself has not come so far.
             let future = known.revision > etcd;

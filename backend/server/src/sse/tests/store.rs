@@ -400,7 +400,7 @@ impl Past for Scripted {
         ScriptedSource { etcd: self.clone(), source: number(prefix.as_str()) }
     }
 
-    async fn store_revision(&self) -> Option<Revision> {
+    async fn store_revision(&self, _: &KeyPrefix) -> Option<Revision> {
         let mut store = self.store();
         store.call();
         (!store.away).then(|| store.revision())
