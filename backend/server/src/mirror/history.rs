@@ -318,6 +318,11 @@ impl Mirror {
                     });
                 }
                 Err(HistoryError::Other) => {
+                    // Either these cursors are of another history than etcd's, or what stands here is: then they wait
+                    // until that has been noticed, since a snapshot would be of the history that is gone.
+                    if !self.is_of_etcd(&source, index).await {
+                        break;
+                    }
                     answers.extend(asked.drain(..).map(|known| (known, Told::Gone(SnapshotReason::Restored))));
                 }
                 Err(HistoryError::Source(error)) => {
@@ -327,6 +332,12 @@ impl Mirror {
             }
         }
         answers
+    }
+
+    /// Whether what stands here of source number `index` is what stood in etcd at that revision.
+    async fn is_of_etcd(&self, source: &impl Source, index: usize) -> bool {
+        let Some(now) = self.state().sources[index].position else { return false };
+        watcher::position_at(source, now.revision).await.is_ok_and(|there| there.digest == now.digest)
     }
 
     /// Up to where history is to be read: to where the ring knows it, or to now where the ring ought to know `newest`,

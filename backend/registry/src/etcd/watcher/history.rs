@@ -178,11 +178,10 @@ async fn read<S: Source>(
                     }
                 }
                 SourceEvent::Progress(at) if at.revision >= until.revision => return whole(history),
+                // This member has not come so far: it lags, or came back from a backup that nobody here has noticed.
+                SourceEvent::Progress(_) => return Err(SourceError::Future.into()),
                 SourceEvent::Heard => unproven = true,
-                SourceEvent::Progress(_)
-                | SourceEvent::Opened
-                | SourceEvent::Snapshot { .. }
-                | SourceEvent::Unchanged(_) => {}
+                SourceEvent::Opened | SourceEvent::Snapshot { .. } | SourceEvent::Unchanged(_) => {}
             }
         }
         // The last change on the way to `until` shows in the digest, but what cancels out after it does not.

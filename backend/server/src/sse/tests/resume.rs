@@ -221,6 +221,39 @@ async fn a_restore_that_changes_nothing_here_is_told_to_who_was_ahead() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_has_not_noticed_a_restore_does_not_tell_of_the_history_that_is_gone() {
+    let (etcd, positions) = busy(20);
+    let mirror = Arc::new(Mirror::new(vec![store::config(0)]));
+    let mut watcher = Watcher::default();
+    for event in watcher.turn(&mut etcd.store(), 0, Turn::Changes(0)) {
+        mirror.apply(0, event);
+    }
+    let context = context(&mirror, &etcd);
+    etcd.store().restore(positions[5].revision);
+    for key in 0..8 {
+        etcd.store().txn(&[(0, key, Some((2, 0)))]);
+    }
+    // Told by another server, which had noticed.
+    let known = etcd.store().position(0);
+    etcd.store().txn(&[(0, 30, Some((1, 0)))]);
+    let old = positions[12];
+    assert!(told(&context, cursor(known)).await.is_empty(), "it waits");
+    let comes = tokio::spawn({
+        let context = context.clone();
+        async move { told(&context, cursor(known)).await }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for event in watcher.turn(&mut etcd.store(), 0, Turn::Again) {
+        mirror.apply(0, event);
+    }
+    let comes = comes.await.unwrap();
+    assert!(matches!(comes[0], RegistryEvent::Progress(_)), "its history goes on here: {comes:?}");
+    let told = told(&context, cursor(old)).await;
+    let RegistryEvent::Snapshot(snapshot) = &told[0] else { panic!("{told:?}") };
+    assert_eq!(snapshot.reason, SnapshotReason::Restored);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_no_server_ever_gave_out_is_unknown() {
     let (etcd, positions) = busy(10);
     let context = started(&etcd);
