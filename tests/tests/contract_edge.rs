@@ -196,8 +196,8 @@ async fn said_to(server: &Server, request: &str) -> String {
         net::TcpStream,
         time::timeout,
     };
-    let mut stream = TcpStream::connect(server.address()).await.unwrap();
-    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut stream = TcpStream::connect(server.address()).await.expect("the server listens");
+    stream.write_all(request.as_bytes()).await.expect("the server takes a request");
     let mut said = Vec::new();
     let ended = timeout(seconds(20), stream.read_to_end(&mut said)).await;
     let said = String::from_utf8_lossy(&said).into_owned();
