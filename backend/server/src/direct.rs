@@ -17,6 +17,7 @@ use http_body_util::BodyExt as _;
 use hyper::{HeaderMap, Method, Request, Version, header};
 use tokio::{
     net::TcpStream,
+    task::coop::consume_budget,
     time::{error::Elapsed, timeout},
 };
 use tower::ServiceExt as _;
@@ -24,6 +25,7 @@ use tower::ServiceExt as _;
 use crate::{
     fanout::{Fanout, LAST_CHUNK, Line, chunk},
     mirror::history::Past,
+    process::send_anyway,
     serve::{BUFFER_BYTES_MAX, HEADER_TIMEOUT, STALL_TIMEOUT},
     sse::{Pulled, Reader},
 };
@@ -80,6 +82,7 @@ pub async fn opening(stream: &TcpStream, path: &str) -> Opening {
 async fn read_opening(stream: &TcpStream, path: &str) -> io::Result<Opening> {
     let start = format!("GET {path}");
     let mut head = BytesMut::new();
+    let mut seen = 0_usize;
     loop {
         stream.readable().await?;
         head.reserve(HEAD_PIECE_BYTES);
@@ -93,6 +96,14 @@ async fn read_opening(stream: &TcpStream, path: &str) -> io::Result<Opening> {
         let ours = head[..compared] == start.as_bytes()[..compared];
         if !ours || head.len() > BUFFER_BYTES_MAX {
             return Ok(Opening::Other(head.freeze()));
+        }
+        // However few bytes come at a time, the head is parsed once its last line may have come, and looked through once.
+        let unseen = seen.saturating_sub(2);
+        seen = head.len();
+        if !head[unseen..].windows(2).any(|pair| pair == b"\n\n")
+            && !head[unseen..].windows(3).any(|end| end == b"\n\r\n")
+        {
+            continue;
         }
         match parse(&head, path) {
             Parsed::Unfinished => {}
@@ -210,7 +221,11 @@ pub async fn follow<P: Past, L: Line>(mut reader: Reader<P>, line: Arc<L>, fanou
             () = line.gone() => return Ok(()),
         };
         match pulled {
-            Pulled::Piece(piece) => send(&*line, framed(piece)).await?,
+            Pulled::Piece(piece) => {
+                send(&*line, framed(piece)).await?;
+                // A client that takes all at once is no reason to keep the thread from others.
+                consume_budget().await;
+            }
             Pulled::CaughtUp => {
                 let mut left = fanout.join(Arc::clone(&line), reader.standing(), reader.selected());
                 let back = tokio::select! {
@@ -221,10 +236,16 @@ pub async fn follow<P: Past, L: Line>(mut reader: Reader<P>, line: Arc<L>, fanou
                         return Ok(());
                     }
                 };
-                // The line has ended, or the server has.
-                let Ok(back) = back else { return Ok(()) };
-                reader.come_back(&back);
-                send(&*line, back.rest).await?;
+                match back {
+                    Ok(back) => {
+                        reader.come_back(&back);
+                        send(&*line, back.rest).await?;
+                    }
+                    // The loop has ended: the reader says goodbye.
+                    Err(_) if reader.is_ending() => {}
+                    // The line has.
+                    Err(_) => return Ok(()),
+                }
             }
             Pulled::End => return send(&*line, LAST_CHUNK).await,
         }
@@ -250,9 +271,15 @@ async fn send<L: Line>(line: &L, mut bytes: impl Buf) -> io::Result<()> {
             Ok(taken) => bytes.advance(taken),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                timeout(STALL_TIMEOUT, line.writable())
-                    .await
-                    .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing"))??;
+                if let Ok(writable) = timeout(STALL_TIMEOUT, line.writable()).await {
+                    writable?;
+                } else {
+                    // It may have taken something, but less than makes a socket writable.
+                    match line.insist(bytes.chunk()) {
+                        Ok(taken) if taken > 0 => bytes.advance(taken),
+                        _ => return Err(stalled()),
+                    }
+                }
             }
             Err(error) => return Err(error),
         }
@@ -260,9 +287,18 @@ async fn send<L: Line>(line: &L, mut bytes: impl Buf) -> io::Result<()> {
     Ok(())
 }
 
+/// What becomes of a client that takes nothing for [`STALL_TIMEOUT`].
+pub(crate) fn stalled() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing")
+}
+
 impl Line for TcpStream {
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         Self::try_write(self, bytes)
+    }
+
+    fn insist(&self, bytes: &[u8]) -> io::Result<usize> {
+        send_anyway(self, bytes)
     }
 
     async fn writable(&self) -> io::Result<()> {

@@ -5,7 +5,7 @@
 //! does not take a piece at once goes back to its own task with what is left, and joins again once it has caught up.
 //! Must not know HTTP beyond the chunk that a piece is sent in.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{collections::HashSet, io, sync::Arc, time::Duration};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use rollcall_shared::SourcePosition;
@@ -22,10 +22,8 @@ use crate::{
         Mirror, Reading, Status,
         frame::{Frame, FrameKind, Selected, named},
     },
+    sse::CHUNK_BYTES_MAX,
 };
-
-/// How many bytes of frames go out in one piece.
-const PIECE_BYTES_MAX: usize = 256 * 1024;
 
 /// After how many lines the loop lets others have the thread.
 const LINES_A_TURN: usize = 256;
@@ -48,6 +46,12 @@ pub trait Line: Send + Sync + 'static {
     /// # Errors
     /// `WouldBlock` where it can take nothing now, anything else where it has ended.
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// The same, also where little room is left: [`Line::writable`] waits for more than that.
+    ///
+    /// # Errors
+    /// As [`Line::try_write`].
+    fn insist(&self, bytes: &[u8]) -> io::Result<usize>;
 
     /// Waits until it may take something again.
     ///
@@ -179,20 +183,29 @@ impl<L: Line> Cohort<L> {
     ) {
         loop {
             let look_at = self.look_at();
-            tokio::select! {
+            let joined = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                _ = tail.changed() => self.tell_news().await,
-                // Before anybody joins, who may know it already: one that knows less goes back for it.
-                Ok(()) = status.changed() => {
-                    self.status = *status.borrow_and_update();
-                    self.tell_status(|_, _| true).await;
+                _ = tail.changed() => {
+                    self.tell_news(&shutdown).await;
+                    None
                 }
-                Some(joins) = joins.recv() => match joins {
+                _ = status.changed() => None,
+                Some(joined) = joins.recv() => Some(joined),
+                () = sleep_until(look_at) => None,
+            };
+            // However much there is to tell, nothing of this waits until all of it is told. The status comes before
+            // those who join, who may know it already: one that knows less goes back for it.
+            let how_it_is = *status.borrow_and_update();
+            self.follow_status(how_it_is).await;
+            for joined in joined.into_iter().chain(std::iter::from_fn(|| joins.try_recv().ok())) {
+                match joined {
                     Some(member) => self.take_in(member),
                     None => self.due = Instant::now(),
-                },
-                () = sleep_until(look_at) => self.look_around().await,
+                }
+            }
+            if self.look_at() <= Instant::now() {
+                self.look_around().await;
             }
         }
         // Each says goodbye by itself.
@@ -231,12 +244,12 @@ impl<L: Line> Cohort<L> {
         drop(back.send(Back { rest, standing, last: Arc::clone(last) }));
     }
 
-    /// Tells what stands in the ring and was not told yet.
-    async fn tell_news(&mut self) {
-        let started = Instant::now();
+    /// Tells what stands in the ring and was not told yet; what comes meanwhile is told the next time.
+    async fn tell_news(&mut self, shutdown: &CancellationToken) {
+        let (started, until) = (Instant::now(), self.mirror.told_until());
         let mut told = 0;
-        loop {
-            match self.mirror.read(self.next, PIECE_BYTES_MAX) {
+        while self.next < until && !shutdown.is_cancelled() {
+            match self.mirror.read_until(self.next, until, CHUNK_BYTES_MAX) {
                 Reading::Frames(frames) => {
                     told += frames.len();
                     self.tell_frames(&frames).await;
@@ -244,16 +257,18 @@ impl<L: Line> Cohort<L> {
                 Reading::UpToDate => break,
                 Reading::Lagged => {
                     // Each is told so by itself.
-                    self.next = self.mirror.told_until().max(self.mirror.ring_bounds().0);
+                    self.next = until.max(self.mirror.ring_bounds().0);
                     for member in std::mem::take(&mut self.members) {
                         self.give_back(member, Bytes::new());
                     }
                 }
             }
         }
-        let others = self.metrics.streams_open().saturating_sub(self.members.len());
-        let others = OTHERS_COST.saturating_mul(u32::try_from(others).unwrap_or(u32::MAX));
-        self.mirror.told_in(started.elapsed() + others, told);
+        if told > 0 {
+            let others = self.metrics.streams_open().saturating_sub(self.members.len());
+            let others = OTHERS_COST.saturating_mul(u32::try_from(others).unwrap_or(u32::MAX));
+            self.mirror.told_in(started.elapsed() + others, told);
+        }
     }
 
     async fn tell_frames(&mut self, frames: &[Arc<Frame>]) {
@@ -272,13 +287,12 @@ impl<L: Line> Cohort<L> {
         let before = std::mem::replace(&mut self.last, last.into());
         let next = self.next;
         let mut lines = 0;
+        let concerned = Concerned::by(frames);
         self.each(&before, |member| {
             let chosen = member.selected.as_ref();
             if member.standing.next >= next {
                 Due::Nothing
-            } else if member.standing.next > from
-                || chosen.is_some_and(|selected| frames.iter().any(|frame| frame.concerns(selected)))
-            {
+            } else if member.standing.next > from || chosen.is_some_and(|selected| concerned.has(selected)) {
                 // It stands between two frames that are told together, or has its own way of telling them.
                 Due::Back
             } else {
@@ -330,6 +344,14 @@ impl<L: Line> Cohort<L> {
         }
     }
 
+    /// Tells everybody how it is with etcd, where that has changed.
+    async fn follow_status(&mut self, status: Status) {
+        if !status.tells_as(&self.status) {
+            self.status = status;
+            self.tell_status(|_, _| true).await;
+        }
+    }
+
     /// Tells those who are due how it is with etcd.
     async fn tell_status(&mut self, due: impl Fn(&Member<L>, Instant) -> bool) {
         let status = self.status;
@@ -372,6 +394,28 @@ impl<L: Line> Cohort<L> {
 impl Standing {
     fn due(&self) -> Instant {
         self.status_due.min(self.reader_due)
+    }
+}
+
+/// The services that some frames are about.
+struct Concerned<'a> {
+    all: bool,
+    services: HashSet<&'a str>,
+}
+
+impl<'a> Concerned<'a> {
+    fn by(frames: &'a [Arc<Frame>]) -> Self {
+        let all = frames.iter().any(|frame| matches!(frame.kind, FrameKind::Replaced { .. }));
+        Self { all, services: frames.iter().flat_map(|frame| frame.services()).collect() }
+    }
+
+    fn has(&self, selected: &Selected) -> bool {
+        self.all
+            || if selected.0.len() < self.services.len() {
+                selected.0.iter().any(|service| self.services.contains(&**service))
+            } else {
+                self.services.iter().any(|service| selected.has(service))
+            }
     }
 }
 

@@ -444,8 +444,13 @@ impl Mirror {
 
     /// What stands in the ring from `position` on, as far as readers may read.
     pub fn read(&self, position: u64, bytes_max: usize) -> Reading {
+        self.read_until(position, u64::MAX, bytes_max)
+    }
+
+    /// The same, before `until`.
+    pub fn read_until(&self, position: u64, until: u64, bytes_max: usize) -> Reading {
         let state = self.state();
-        state.ring.read(position, state.pace.told_until(), bytes_max)
+        state.ring.read(position, until.min(state.pace.told_until()), bytes_max)
     }
 
     /// Whether the next frame of each source goes on from what a reader at `position` was told.

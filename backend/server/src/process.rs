@@ -37,3 +37,10 @@ pub(crate) fn bound_unacknowledged(socket: &impl AsFd, bytes: usize, timeout: Du
     let _ = timeout;
     Ok(())
 }
+
+/// Sends what `socket` takes at once, also where less room is left than makes it writable: Linux says that it is only once
+/// a third of its buffer is free.
+pub(crate) fn send_anyway(socket: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    use rustix::net::{SendFlags, send};
+    Ok(send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
+}

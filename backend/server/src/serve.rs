@@ -22,7 +22,7 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, tcp::OwnedWriteHalf},
     sync::Semaphore,
     time::{Instant, Sleep, sleep, timeout},
 };
@@ -31,7 +31,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     direct::{self, Opening},
     fanout::Fanout,
-    process::{bound_unacknowledged, raise_open_files_max},
+    process::{bound_unacknowledged, raise_open_files_max, send_anyway},
 };
 
 /// How many connections are served at the same time, where the system allows so many open files; further ones wait to
@@ -92,7 +92,10 @@ pub async fn serve(listener: TcpListener, service: Service, shutdown: Cancellati
     let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(connections_max()));
     loop {
-        let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
+        let place = tokio::select! {
+            () = shutdown.cancelled() => break,
+            place = Arc::clone(&places).acquire_owned() => place.expect("the semaphore is never closed"),
+        };
         let (stream, peer) = tokio::select! {
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => match accepted {
@@ -179,42 +182,50 @@ struct Unstalled<S> {
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Unstalled<S> {
+impl<S: Insist> Unstalled<S> {
     fn new(stream: S) -> Self {
         Self { stream, stalled: None }
     }
 
-    fn watch<T>(&mut self, context: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// Gives up a client that took nothing of `piece` for too long.
+    fn watch(
+        &mut self,
+        context: &mut Context<'_>,
+        outcome: Poll<io::Result<usize>>,
+        piece: &[u8],
+    ) -> Poll<io::Result<usize>> {
         if outcome.is_ready() {
             self.stalled = None;
             return outcome;
         }
         let stalled =
             self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + STALL_TIMEOUT)));
-        match stalled.as_mut().poll(context) {
-            Poll::Ready(()) => Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing"))),
-            Poll::Pending => Poll::Pending,
+        if stalled.as_mut().poll(context).is_pending() {
+            return Poll::Pending;
         }
+        self.stalled = None;
+        // It may have taken something, but less than makes a socket writable.
+        Poll::Ready(self.stream.insist(piece).ok().filter(|taken| *taken > 0).ok_or_else(direct::stalled))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Unstalled<S> {
+/// A stream that takes what it can though it does not count as writable.
+trait Insist {
+    /// See [`send_anyway`].
+    fn insist(&self, bytes: &[u8]) -> io::Result<usize>;
+}
+
+impl Insist for OwnedWriteHalf {
+    fn insist(&self, bytes: &[u8]) -> io::Result<usize> {
+        let stream: &TcpStream = self.as_ref();
+        send_anyway(stream, bytes)
+    }
+}
+
+impl<S: AsyncWrite + Insist + Unpin> AsyncWrite for Unstalled<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.watch(context, outcome)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
-        self.watch(context, outcome)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.watch(context, outcome, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -228,9 +239,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Unstalled<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
     use super::*;
+
+    impl Insist for DuplexStream {
+        fn insist(&self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_is_cut_off_and_a_slow_one_is_not() {

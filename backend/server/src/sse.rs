@@ -31,7 +31,7 @@ use crate::{
     metrics::{Metrics, StreamGuard},
     mirror::{
         Mirror, Reading, Status,
-        frame::{Deleted, Frame, FrameKind, Selected, message, named, snapshot_parts},
+        frame::{Deleted, Frame, FrameKind, Selected, message, named},
         history::Past,
         resume::Plan,
     },
@@ -48,7 +48,7 @@ const TTL_INTERVALS: [(usize, Duration); 3] =
     [(200, Duration::from_secs(1)), (1_000, Duration::from_secs(2)), (usize::MAX, Duration::from_millis(4_500))];
 
 /// How many bytes of frames go out in one piece.
-const CHUNK_BYTES_MAX: usize = 256 * 1024;
+pub(crate) const CHUNK_BYTES_MAX: usize = 256 * 1024;
 
 /// When a reader whose stream ends is to come back, in milliseconds; up to half as much again, at random, so that all
 /// readers of a server do not come at once.
@@ -277,6 +277,11 @@ impl<P: Past> Reader<P> {
         }
     }
 
+    /// Whether the server ends, which it is to be told.
+    pub fn is_ending(&self) -> bool {
+        self.context.shutdown.is_cancelled()
+    }
+
     fn push_status(&mut self) {
         self.told_status = *self.status.borrow_and_update();
         self.outbox.push_back(named("status", &self.told_status.event()));
@@ -296,26 +301,18 @@ impl<P: Past> Reader<P> {
 
     /// A snapshot of everything selected, after which this reader goes on from the ring.
     async fn whole_snapshot(&mut self, reason: SnapshotReason) -> Option<Vec<Bytes>> {
-        let mirror = &self.context.mirror;
-        let (sequence, positions, deleted_from, parts) = if self.request.selected.everything() {
-            let encoded = mirror.shared_snapshot(reason).await?;
-            (encoded.sequence, encoded.positions.to_vec(), encoded.deleted_from.to_vec(), encoded.parts.to_vec())
-        } else {
-            let picture = mirror.picture(None, &self.request.selected)?;
-            let parts = snapshot_parts(reason, &picture.records, &picture.revisions, &picture.cursor);
-            (picture.sequence, picture.positions, picture.deleted_from, parts)
-        };
-        self.next = sequence;
-        self.shared_from = sequence;
-        self.from.fill(sequence);
+        let encoded = self.context.mirror.snapshot(reason, None, &self.request.selected).await?;
+        self.next = encoded.sequence;
+        self.shared_from = encoded.sequence;
+        self.from.fill(encoded.sequence);
         self.known.fill(0);
         self.ahead = false;
-        self.deleted_from = deleted_from;
-        self.told = positions.iter().map(|position| position.revision).collect();
-        self.at = positions.into_iter().map(Some).collect();
+        self.deleted_from = encoded.deleted_from.to_vec();
+        self.told = encoded.positions.iter().map(|position| position.revision).collect();
+        self.at = encoded.positions.iter().copied().map(Some).collect();
         self.taken_up_at.clone_from(&self.at);
         self.context.metrics.snapshot_sent(reason);
-        Some(parts)
+        Some(encoded.parts(&encoded.cursor))
     }
 
     /// Sees whether this server has come as far as the reader had: what happens from there on has ids for both.

@@ -115,7 +115,7 @@ impl Frame {
         let bytes = match &kind {
             FrameKind::Changed { delta, .. } => message(Some(&cursor), &Tagged::delta(delta)),
             FrameKind::Replaced { reason, records, revisions } => {
-                let parts = snapshot_parts(*reason, records, revisions, &cursor);
+                let parts = snapshot_parts(*reason, records, revisions, Some(&cursor));
                 let mut bytes = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
                 for part in &parts {
                     bytes.extend_from_slice(part);
@@ -127,16 +127,15 @@ impl Frame {
         Self { sequence, source, position, cursor, kind, bytes }
     }
 
-    /// Whether a reader of what is `selected` is to hear of it.
-    pub fn concerns(&self, selected: &Selected) -> bool {
-        match &self.kind {
-            FrameKind::Changed { delta, moved } => {
-                delta.changes.iter().any(|change| selected.has(change.service()))
-                    || moved.iter().any(|before| selected.has(&before.service))
-            }
-            FrameKind::Replaced { .. } => true,
-            FrameKind::Cause { service, .. } => selected.has(service),
-        }
+    /// The services that it is about; a snapshot is about all.
+    pub fn services(&self) -> impl Iterator<Item = &str> {
+        let (delta, moved, cause) = match &self.kind {
+            FrameKind::Changed { delta, moved } => (Some(delta), &**moved, None),
+            FrameKind::Replaced { .. } => (None, &[][..], None),
+            FrameKind::Cause { service, .. } => (None, &[][..], Some(&**service)),
+        };
+        let changed = delta.into_iter().flat_map(|delta| delta.changes.iter().map(Change::service));
+        changed.chain(moved.iter().map(|before| &*before.service)).chain(cause)
     }
 
     /// The frame for a stream of its own: with `id` in place of the shared cursor, and only what is `selected`,
@@ -157,7 +156,7 @@ impl FrameKind {
             }
             Self::Replaced { reason, records, revisions } => {
                 let records: Vec<_> = records.iter().filter(|record| selected.has(&record.service)).cloned().collect();
-                let parts = snapshot_parts(*reason, &records, revisions, id);
+                let parts = snapshot_parts(*reason, &records, revisions, Some(id));
                 Some(parts.concat().into())
             }
             Self::Cause { service, cause, .. } => {
@@ -207,12 +206,17 @@ pub fn named(name: &str, body: &impl Serialize) -> Bytes {
     bytes.into()
 }
 
-/// A snapshot as messages: parts of [`PART_RECORDS`], of which only the last carries `id`.
+/// `message`, which has no id, with `id`.
+pub fn with_id(id: &str, message: &[u8]) -> Bytes {
+    [b"id: ", id.as_bytes(), b"\n", message].concat().into()
+}
+
+/// A snapshot as messages: parts of [`PART_RECORDS`], of which only the last carries `id`, where there is one.
 pub fn snapshot_parts(
     reason: SnapshotReason,
     records: &[Arc<Record>],
     revisions: &BTreeMap<String, Revision>,
-    id: &str,
+    id: Option<&str>,
 ) -> Vec<Bytes> {
     let count = records.len().div_ceil(PART_RECORDS).max(1);
     (0..count)
@@ -227,7 +231,7 @@ pub fn snapshot_parts(
                 part: u32::try_from(part).expect("no etcd holds four billion thousands of keys"),
                 more,
             });
-            message((!more).then_some(id), &event)
+            message(id.filter(|_| !more), &event)
         })
         .collect()
 }

@@ -11,18 +11,18 @@ pub const REST_MIN: Duration = Duration::from_millis(1);
 /// No change waits longer than this for others to go with it.
 pub const REST_MAX: Duration = Duration::from_millis(50);
 
-/// A telling is followed by so many times its own length of rest: all of them together take a fifth of a core.
-const REST_FACTOR: u32 = 4;
+/// A telling is followed by so many times its own length of rest: all of them together take a third of a core.
+const REST_FACTOR: u32 = 2;
 
 /// Where several changes come in one rest, waiting a little longer spares most of the work: so many times the length of
-/// a telling, but no longer than [`REST_BUSY_MAX`] unless the fifth of a core asks for it.
+/// a telling, but no longer than [`REST_BUSY_MAX`] unless the third of a core asks for it.
 const REST_FACTOR_BUSY: u32 = 19;
 
 /// See [`REST_FACTOR_BUSY`].
 const REST_BUSY_MAX: Duration = Duration::from_millis(20);
 
 /// So many frames in one telling are several.
-const BUSY_FRAMES: usize = 4;
+const BUSY_FRAMES: usize = 3;
 
 /// When readers were told, up to where, and how long they are to rest.
 #[derive(Debug, Default)]
@@ -72,8 +72,8 @@ impl Pace {
     pub fn told_in(&mut self, took: Duration, frames: usize) {
         let busy = if frames >= BUSY_FRAMES { took.saturating_mul(REST_FACTOR_BUSY) } else { Duration::ZERO };
         let rest = took.saturating_mul(REST_FACTOR).max(busy.min(REST_BUSY_MAX));
-        // From the telling's beginning on: it is itself a part of the time between two.
-        self.rest = (took + rest).min(REST_MAX);
+        // Counted from the telling's beginning on.
+        self.rest = took + rest.min(REST_MAX);
     }
 
     /// Up to where readers may read.
@@ -106,7 +106,7 @@ mod tests {
         let mut pace = Pace::default();
         pace.woken(1, start);
         pace.told_in(Duration::from_millis(2), 1);
-        assert_eq!(pace.wake(2, start), Wake::At(start + Duration::from_millis(10)));
+        assert_eq!(pace.wake(2, start), Wake::At(start + Duration::from_millis(6)));
         pace.woken(2, start);
         pace.told_in(Duration::from_millis(2), BUSY_FRAMES);
         assert_eq!(pace.wake(3, start), Wake::At(start + Duration::from_millis(22)), "several are worth waiting for");
@@ -115,9 +115,9 @@ mod tests {
         assert_eq!(pace.wake(4, start), Wake::At(start + REST_MIN), "but not where telling them costs next to nothing");
         pace.woken(4, start);
         pace.told_in(Duration::from_millis(8), BUSY_FRAMES);
-        assert_eq!(pace.wake(5, start), Wake::At(start + Duration::from_millis(40)));
+        assert_eq!(pace.wake(5, start), Wake::At(start + Duration::from_millis(28)));
         pace.woken(5, start);
         pace.told_in(Duration::from_secs(9), 1);
-        assert_eq!(pace.wake(6, start), Wake::At(start + REST_MAX));
+        assert_eq!(pace.wake(6, start), Wake::At(start + Duration::from_secs(9) + REST_MAX));
     }
 }

@@ -2,6 +2,7 @@
 
 mod client;
 mod clock;
+mod crowd;
 mod property;
 mod resume;
 mod store;

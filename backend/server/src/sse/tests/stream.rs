@@ -64,6 +64,7 @@ impl Followed {
             let taken = std::mem::take(&mut *self.line.bytes.lock().unwrap());
             if taken.is_empty() {
                 tokio::select! {
+                    biased;
                     () = written => {}
                     () = self.line.ended.cancelled() => return None,
                 }
@@ -108,6 +109,10 @@ impl Line for Pipe {
         self.bytes.lock().unwrap().extend_from_slice(&bytes[..taken]);
         self.written.notify_one();
         Ok(taken)
+    }
+
+    fn insist(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.try_write(bytes)
     }
 
     async fn writable(&self) -> io::Result<()> {
