@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Context, Reader};
 use crate::mirror::{
-    frame::{message, snapshot_parts},
+    frame::message,
     history::{Ahead, Past, Told},
     resume::{Plan, Resumed},
 };
@@ -151,6 +151,17 @@ impl<P: Past> Reader<P> {
                 return;
             }
         }
+        let mut by_reason: BTreeMap<SnapshotReason, Vec<usize>> = BTreeMap::new();
+        for (source, reason) in plan.missing {
+            by_reason.entry(reason).or_default().push(source);
+        }
+        // Before anything of it is sent: who stops asking meanwhile is planned for anew.
+        let mut snapshots = Vec::new();
+        for (reason, sources) in by_reason {
+            if let Some(encoded) = mirror.snapshot(reason, Some(&sources), &self.request.selected).await {
+                snapshots.push((reason, sources, encoded));
+            }
+        }
         // A source whose snapshot is still to come stays where the reader left it, so that who is cut off before it
         // comes is told of it again.
         if let Some(Ok(cursor)) = &self.request.cursor {
@@ -186,21 +197,16 @@ impl<P: Past> Reader<P> {
             }
             self.deleted_from[*source] = self.deleted_from[*source].max(from);
         }
-        let mut by_reason: BTreeMap<SnapshotReason, Vec<usize>> = BTreeMap::new();
-        for (source, reason) in plan.missing {
-            by_reason.entry(reason).or_default().push(source);
-        }
-        for (reason, sources) in by_reason {
-            let Some(picture) = mirror.picture(Some(&sources), &self.request.selected) else { continue };
+        for (reason, sources, encoded) in snapshots {
             for source in sources {
-                self.at[source] = Some(picture.positions[source]);
-                self.told[source] = picture.positions[source].revision;
+                self.at[source] = Some(encoded.positions[source]);
+                self.told[source] = encoded.positions[source].revision;
                 self.known[source] = 0;
-                self.from[source] = picture.sequence;
-                self.deleted_from[source] = picture.deleted_from[source];
+                self.from[source] = encoded.sequence;
+                self.deleted_from[source] = encoded.deleted_from[source];
             }
             let id = mirror.cursor_at(&self.at);
-            self.outbox.extend(snapshot_parts(reason, &picture.records, &picture.revisions, &id));
+            self.outbox.extend(encoded.parts(&id));
             self.context.metrics.snapshot_sent(reason);
         }
         self.taken_up_at.clone_from(&self.at);

@@ -254,6 +254,55 @@ async fn a_server_that_has_not_noticed_a_restore_does_not_tell_of_the_history_th
 }
 
 #[tokio::test(start_paused = true)]
+async fn those_who_lack_the_same_sources_share_what_they_are_sent() {
+    let etcd = Scripted::new();
+    let many: Vec<_> = (0..1_200_u16).map(|key| (0, key, Some((0, 0)))).collect();
+    let some = etcd.store().position(0);
+    etcd.store().txn(&many);
+    // The second source was quiet; they saw it at two revisions.
+    let first = etcd.store().position(1);
+    etcd.store().elsewhere();
+    let second = etcd.store().position(1);
+    let quiet = [first, first, second];
+    let now = etcd.store().position(0);
+    etcd.store().compact(first.revision);
+    let mirror = Arc::new(Mirror::new(vec![store::config(0), store::config(1)]));
+    for source in 0..2 {
+        for event in Watcher::default().turn(&mut etcd.store(), source, Turn::Changes(0)) {
+            mirror.apply(source, event);
+        }
+    }
+    let context = context(&mirror, &etcd);
+    let mut all = Vec::new();
+    for quiet in quiet {
+        let sources = [(source_id(0), some), (source_id(1), quiet)].into();
+        let request =
+            Request { selected: Arc::default(), cursor: Some(Ok(Cursor { cluster: 77, sources })), ttl: false };
+        let mut reader = Reader::new(context.clone(), request);
+        let mut parts = Vec::new();
+        while let Ok(Some(bytes)) = timeout(Duration::from_secs(4), reader.next()).await {
+            if blocks(&bytes)[0].body.starts_with(r#"{"type":"snapshot""#) {
+                parts.push(bytes);
+            }
+        }
+        assert_eq!(parts.len(), 2);
+        let [early, last] = [0, 1].map(|part| blocks(&parts[part]).remove(0));
+        assert_eq!(early.id, None);
+        let RegistryEvent::Snapshot(snapshot) = early.message() else { panic!("{early:?}") };
+        assert_eq!((snapshot.reason, snapshot.records.len()), (SnapshotReason::Compacted, 1_000));
+        assert_eq!(snapshot.revisions.into_keys().collect::<Vec<_>>(), ["/a/"]);
+        let id = Cursor::decode(&last.id.expect("the last has it")).unwrap();
+        assert_eq!(id.sources[&source_id(0)], now);
+        assert_eq!(id.sources[&source_id(1)], quiet);
+        all.push((parts[0].as_ptr(), parts[1].as_ptr(), id));
+    }
+    assert_eq!(all[0].0, all[1].0, "encoded once");
+    assert_eq!(all[0].0, all[2].0, "encoded once");
+    assert_eq!((all[0].1, &all[0].2), (all[1].1, &all[1].2), "with the same id to its end");
+    assert_ne!(all[0].2, all[2].2, "each with its own id");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_no_server_ever_gave_out_is_unknown() {
     let (etcd, positions) = busy(10);
     let context = started(&etcd);
