@@ -1,4 +1,7 @@
 //! The newest frames, bounded in bytes, and where each source stood before the oldest of them.
+//!
+//! Owns the frames, and for each source which of them are its own: they are looked through under the mirror's lock, by
+//! every reader that comes back. Must not know who reads.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -18,6 +21,8 @@ const FRAME_OVERHEAD_BYTES: usize = 512;
 /// The ring.
 pub struct Ring {
     frames: VecDeque<Arc<Frame>>,
+    /// For each source, its own among them.
+    own: Vec<Own>,
     start: u64,
     bytes: usize,
     bytes_max: usize,
@@ -26,6 +31,30 @@ pub struct Ring {
     base: Vec<SourcePosition>,
     /// For each source up to where it was last taken up anew without being told what came and went on the way there.
     passed_over: Vec<Option<SourcePosition>>,
+}
+
+/// The sequence numbers of one source's frames, in order.
+#[derive(Default, Clone)]
+struct Own {
+    all: VecDeque<u64>,
+    /// Those that are no causes.
+    changes: VecDeque<u64>,
+    /// Those that are snapshots. From each to the next, revisions only grow.
+    replaced: VecDeque<u64>,
+}
+
+impl Own {
+    fn each(&mut self, kind: &FrameKind) -> impl Iterator<Item = &mut VecDeque<u64>> {
+        let changes = !matches!(kind, FrameKind::Cause { .. });
+        let replaced = matches!(kind, FrameKind::Replaced { .. });
+        let of_kind = [(&mut self.all, true), (&mut self.changes, changes), (&mut self.replaced, replaced)];
+        of_kind.into_iter().filter_map(|(sequences, is)| is.then_some(sequences))
+    }
+}
+
+/// How many of `sequences` come before `sequence`.
+fn count_before(sequences: &VecDeque<u64>, sequence: u64) -> usize {
+    sequences.partition_point(|own| *own < sequence)
 }
 
 fn cost(frame: &Frame) -> usize {
@@ -37,6 +66,7 @@ impl Ring {
     pub fn new(bytes_max: usize) -> Self {
         Self {
             frames: VecDeque::new(),
+            own: Vec::new(),
             start: 0,
             bytes: 0,
             bytes_max,
@@ -49,6 +79,8 @@ impl Ring {
     /// Begins where every source stands for the first time.
     pub fn begin(&mut self, base: Vec<SourcePosition>) {
         self.passed_over = vec![None; base.len()];
+        // There may be causes already.
+        self.own.resize(self.own.len().max(base.len()), Own::default());
         self.base = base;
     }
 
@@ -87,11 +119,20 @@ impl Ring {
         }
         let frame = Frame::new(self.end(), source, position, kind, cursor);
         self.bytes += cost(&frame);
+        if self.own.len() <= source {
+            self.own.resize(source + 1, Own::default());
+        }
+        for sequences in self.own[source].each(&frame.kind) {
+            sequences.push_back(frame.sequence);
+        }
         self.frames.push_back(Arc::new(frame));
         while self.bytes > self.bytes_max && self.frames.len() > 1 && self.start < self.told_until {
             let oldest = self.frames.pop_front().expect("there are two at the least");
             self.bytes -= cost(&oldest);
             self.start += 1;
+            for sequences in self.own[oldest.source].each(&oldest.kind) {
+                sequences.pop_front();
+            }
             if !matches!(oldest.kind, FrameKind::Cause { .. }) {
                 self.base[oldest.source] = oldest.position;
             }
@@ -125,11 +166,15 @@ impl Ring {
         if frames.is_empty() { Reading::UpToDate } else { Reading::Frames(frames) }
     }
 
+    fn frame(&self, sequence: u64) -> &Frame {
+        let index = sequence.checked_sub(self.start).and_then(|index| usize::try_from(index).ok());
+        &self.frames[index.expect("a source's own go with their frames")]
+    }
+
     /// How many snapshots of `source` stand in the frames from `from` on.
     pub fn replaced_since(&self, source: usize, from: u64) -> u64 {
-        let latest = self.frames.iter().rev().take_while(|frame| frame.sequence >= from);
-        let replaced = |frame: &&Arc<Frame>| frame.source == source && matches!(frame.kind, FrameKind::Replaced { .. });
-        latest.filter(replaced).count() as u64
+        let replaced = &self.own[source].replaced;
+        (replaced.len() - count_before(replaced, from)) as u64
     }
 
     /// Whether a cause stands in the frames from `from` on of a delete before those that `since` says for its source.
@@ -140,17 +185,16 @@ impl Ring {
 
     /// From where on the ring knows each change of `source`: its last snapshot, or where it stood before the oldest frame.
     pub fn known_since(&self, source: usize) -> SourcePosition {
-        let replaced = |frame: &&Arc<Frame>| frame.source == source && matches!(frame.kind, FrameKind::Replaced { .. });
-        let since = self.frames.iter().rev().find(replaced).map_or(self.base[source], |frame| frame.position);
+        let replaced = self.own[source].replaced.back();
+        let since = replaced.map_or(self.base[source], |sequence| self.frame(*sequence).position);
         self.passed_over[source].filter(|passed_over| passed_over.revision > since.revision).unwrap_or(since)
     }
 
     /// Where source number `source` stood before the frame `sequence`.
     pub fn position_before(&self, source: usize, sequence: u64) -> SourcePosition {
-        let earlier = self.frames.iter().rev().find(|frame| {
-            frame.sequence < sequence && frame.source == source && !matches!(frame.kind, FrameKind::Cause { .. })
-        });
-        earlier.map_or(self.base[source], |frame| frame.position)
+        let changes = &self.own[source].changes;
+        let earlier = count_before(changes, sequence).checked_sub(1);
+        earlier.map_or(self.base[source], |earlier| self.frame(changes[earlier]).position)
     }
 
     /// The first frame from `from` on, which has not left the ring, that changes anything.
@@ -162,20 +206,16 @@ impl Ring {
 
     /// The first frame from `from` on that changes source number `source`; the end where there is none.
     pub fn first_change(&self, source: usize, from: u64) -> u64 {
-        let skip = usize::try_from(from.saturating_sub(self.start)).unwrap_or(usize::MAX).min(self.frames.len());
-        let changes = |frame: &&Arc<Frame>| frame.source == source && !matches!(frame.kind, FrameKind::Cause { .. });
-        self.frames.range(skip..).find(changes).map_or(self.end(), |frame| frame.sequence)
+        let changes = &self.own[source].changes;
+        changes.get(count_before(changes, from)).copied().unwrap_or(self.end())
     }
 
     /// The revision from which the first change of source number `source` from `from` on continues; none where there is
     /// no such change, and 0 where it is a snapshot.
     pub fn after_at(&self, source: usize, from: u64) -> Option<Revision> {
-        let skip = usize::try_from(from.saturating_sub(self.start)).unwrap_or(usize::MAX).min(self.frames.len());
-        self.frames.range(skip..).filter(|frame| frame.source == source).find_map(|frame| match &frame.kind {
-            FrameKind::Changed { delta, .. } => Some(delta.after),
-            FrameKind::Replaced { .. } => Some(0),
-            FrameKind::Cause { .. } => None,
-        })
+        let changes = &self.own[source].changes;
+        let first = changes.get(count_before(changes, from))?;
+        Some(if let FrameKind::Changed { delta, .. } = &self.frame(*first).kind { delta.after } else { 0 })
     }
 
     /// The first frame about `source`, a cause or another, that a reader does not know who knows it as of `known`, or
@@ -184,34 +224,45 @@ impl Ring {
     /// A position holds from the frame that made it until the source's next change, so that a revision which only
     /// progress went through is found too; the digest must be that of the view there.
     pub fn after(&self, source: usize, known: SourcePosition) -> Option<u64> {
-        let mut next: Option<&Frame> = None;
-        let mut from = self.end();
-        // Between `there` and the next frame something came and went of which the reader may know a part.
-        let passed_over = |there: SourcePosition, next: Option<&Frame>| {
-            self.passed_over[source].is_some_and(|until| {
-                let between =
-                    there.revision < until.revision && next.is_none_or(|next| next.position.revision > until.revision);
-                between && known.revision < until.revision
-            })
-        };
-        let before_next = |next: Option<&Frame>| match next {
-            Some(Frame { kind: FrameKind::Changed { .. }, position, .. }) => known.revision < position.revision,
-            // What happened before a snapshot the ring does not know.
-            Some(_) => false,
-            None => true,
-        };
-        for frame in self.frames.iter().rev().filter(|frame| frame.source == source) {
-            if !matches!(frame.kind, FrameKind::Cause { .. }) {
-                if stands(frame.position, known) && before_next(next) {
-                    return (!passed_over(frame.position, next)).then_some(from);
-                }
-                next = Some(frame);
+        let Own { all, changes, replaced } = &self.own[source];
+        let position = |index: usize| self.frame(changes[index]).position;
+        // Back from snapshot to snapshot. What happened right before one the ring does not know.
+        let mut end = changes.len();
+        for begin in replaced.iter().rev().map(|sequence| Some(count_before(changes, *sequence))).chain([None]) {
+            let begin_or_base = begin.unwrap_or_default();
+            // Between two snapshots revisions grow: the one place where the reader may stand is the last not beyond it.
+            let count = partition_point(begin_or_base..end, |index| position(index).revision <= known.revision);
+            let there = match count.checked_sub(1) {
+                Some(last) if last >= begin_or_base => Some((position(last), count_before(all, changes[last]) + 1)),
+                _ => begin.is_none().then(|| (self.base[source], 0)),
+            };
+            let followed_by_snapshot = count == end && end < changes.len();
+            if let Some((there, next)) = there
+                && stands(there, known)
+                && !followed_by_snapshot
+            {
+                // Between there and the next change something came and went of which the reader may know a part.
+                let passed_over = self.passed_over[source].is_some_and(|until| {
+                    there.revision < until.revision
+                        && (count == end || position(count).revision > until.revision)
+                        && known.revision < until.revision
+                });
+                return (!passed_over).then(|| all.get(next).copied().unwrap_or(self.end()));
             }
-            from = frame.sequence;
+            end = begin_or_base;
         }
-        let there = self.base[source];
-        (stands(there, known) && before_next(next) && !passed_over(there, next)).then_some(from)
+        None
     }
+}
+
+/// The first of `range` for which `before` does not hold, which holds for all those before it.
+fn partition_point(range: std::ops::Range<usize>, before: impl Fn(usize) -> bool) -> usize {
+    let (mut start, mut end) = (range.start, range.end);
+    while start < end {
+        let middle = start.midpoint(end);
+        if before(middle) { start = middle + 1 } else { end = middle }
+    }
+    start
 }
 
 fn stands(position: SourcePosition, known: SourcePosition) -> bool {

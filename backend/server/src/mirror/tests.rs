@@ -153,6 +153,156 @@ fn a_full_ring_lets_the_oldest_go_and_remembers_where_it_led() {
     assert!(ring_of_causes.bytes() > 0);
 }
 
+/// One thing that is put into a ring.
+#[derive(Debug, Clone)]
+enum Pushed {
+    Changed(u8, u64),
+    Replaced(i64, u64),
+    Cause,
+    PassedOver(u8),
+}
+
+/// What a look through everything that was pushed would find in `ring`.
+struct Naive<'a> {
+    ring: &'a Ring,
+    /// The source, where it stood then, and whether it is a change and a snapshot.
+    pushed: &'a [(usize, SourcePosition, bool, bool)],
+    passed_over: Option<SourcePosition>,
+}
+
+impl Naive<'_> {
+    fn own(&self, source: usize, changes: bool) -> impl DoubleEndedIterator<Item = (u64, SourcePosition, bool)> {
+        let pushed = (0..).zip(self.pushed).filter(move |(_, pushed)| pushed.0 == source && (pushed.2 || !changes));
+        pushed.map(|(sequence, pushed)| (sequence, pushed.1, pushed.3)).collect::<Vec<_>>().into_iter()
+    }
+
+    fn kept(&self, source: usize, changes: bool) -> impl DoubleEndedIterator<Item = (u64, SourcePosition, bool)> {
+        let start = self.ring.start();
+        self.own(source, changes).filter(move |(sequence, ..)| *sequence >= start)
+    }
+
+    fn base(&self, source: usize) -> SourcePosition {
+        let gone = self.own(source, true).take_while(|(sequence, ..)| *sequence < self.ring.start());
+        gone.last().map_or(position(5, 0), |(_, position, _)| position)
+    }
+
+    fn after(&self, source: usize, known: SourcePosition) -> Option<u64> {
+        let base = (None, self.base(source), false);
+        let kept = self.kept(source, true).map(|(sequence, there, snapshot)| (Some(sequence), there, snapshot));
+        let all: Vec<_> = std::iter::once(base).chain(kept).collect();
+        for (index, (sequence, there, _)) in all.iter().enumerate().rev() {
+            let next = all.get(index + 1);
+            let stands = there.digest == known.digest && there.revision <= known.revision;
+            if stands && next.is_none_or(|(_, next, snapshot)| !snapshot && known.revision < next.revision) {
+                let passed_over = self.passed_over.is_some_and(|until| {
+                    there.revision < until.revision
+                        && next.is_none_or(|(_, next, _)| next.revision > until.revision)
+                        && known.revision < until.revision
+                });
+                let mut following = self.kept(source, false).map(|(sequence, ..)| Some(sequence));
+                let first = following.find(|following| following > sequence).flatten();
+                return (!passed_over).then(|| first.unwrap_or(self.ring.end()));
+            }
+        }
+        None
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig {
+        rng_seed: proptest::test_runner::RngSeed::Fixed(8_420),
+        failure_persistence: None,
+        ..Default::default()
+    })]
+
+    #[test]
+    fn a_ring_finds_what_a_look_at_every_frame_finds(
+        pushed in proptest::collection::vec((0..3_usize, pushed()), 0..40),
+        kept in 1..30_usize,
+        known in 4..60_i64,
+    ) {
+        let mut ring = Ring::new(kept * 1_100);
+        ring.tell(u64::MAX);
+        ring.begin(vec![position(5, 0); 3]);
+        let mut naive = Vec::new();
+        let mut at = [position(5, 0); 3];
+        let mut passed_over = [None; 3];
+        for (source, pushed) in pushed {
+            let now = &mut at[source];
+            match pushed {
+                Pushed::Changed(by, digest) => {
+                    *now = position(now.revision + i64::from(by), digest);
+                    ring.push(source, *now, changed(now.revision), String::new());
+                    naive.push((source, *now, true, false));
+                }
+                Pushed::Replaced(by, digest) => {
+                    *now = position((now.revision + by).max(1), digest);
+                    passed_over[source] = None;
+                    ring.push(source, *now, replaced(), String::new());
+                    naive.push((source, *now, true, true));
+                }
+                Pushed::Cause => {
+                    ring.push_cause(source, "red".to_owned(), cause_of(now.revision), deleted(0, now.revision));
+                    naive.push((source, *now, false, false));
+                }
+                Pushed::PassedOver(by) => {
+                    now.revision += i64::from(by);
+                    passed_over[source] = Some(*now);
+                    ring.pass_over(source, *now);
+                }
+            }
+        }
+        for (source, passed_over) in passed_over.into_iter().enumerate() {
+            let naive = Naive { ring: &ring, pushed: &naive, passed_over };
+            for digest in 0..4 {
+                for revision in known - 3..known + 3 {
+                    let known = position(revision, digest);
+                    proptest::prop_assert_eq!(ring.after(source, known), naive.after(source, known));
+                }
+            }
+            let snapshot = naive.kept(source, true).rfind(|(.., snapshot)| *snapshot);
+            let since = snapshot.map_or(naive.base(source), |(_, position, _)| position);
+            let since = naive.passed_over.filter(|until| until.revision > since.revision).unwrap_or(since);
+            proptest::prop_assert_eq!(ring.known_since(source), since);
+            for sequence in ring.start()..=ring.end() {
+                let earlier = naive.kept(source, true).take_while(|(earlier, ..)| *earlier < sequence).last();
+                let before = earlier.map_or(naive.base(source), |(_, position, _)| position);
+                proptest::prop_assert_eq!(ring.position_before(source, sequence), before);
+                let later = || naive.kept(source, true).filter(|(later, ..)| *later >= sequence);
+                let snapshots = later().filter(|(.., snapshot)| *snapshot).count() as u64;
+                proptest::prop_assert_eq!(ring.replaced_since(source, sequence), snapshots);
+                proptest::prop_assert_eq!(
+                    ring.first_change(source, sequence),
+                    later().next().map_or(ring.end(), |(first, ..)| first)
+                );
+                let after = later().next().map(|(_, there, snapshot)| if snapshot { 0 } else { there.revision - 1 });
+                proptest::prop_assert_eq!(ring.after_at(source, sequence), after);
+            }
+        }
+    }
+}
+
+fn pushed() -> impl proptest::strategy::Strategy<Value = Pushed> {
+    use proptest::prelude::*;
+    prop_oneof![
+        6 => (1..4_u8, 0..4_u64).prop_map(|(by, digest)| Pushed::Changed(by, digest)),
+        1 => (-9..9_i64, 0..4_u64).prop_map(|(by, digest)| Pushed::Replaced(by, digest)),
+        2 => Just(Pushed::Cause),
+        1 => (1..4_u8).prop_map(Pushed::PassedOver),
+    ]
+}
+
+#[test]
+fn a_cause_may_come_before_every_source_stands() {
+    let mut ring = Ring::new(usize::MAX);
+    ring.push_cause(1, "red".to_owned(), cause_of(14), deleted(0, 14));
+    ring.begin(vec![position(5, 1), position(5, 2)]);
+    ring.push(1, position(6, 3), changed(6), String::new());
+    assert_eq!(ring.after(1, position(5, 2)), Some(0));
+    assert_eq!(ring.after(1, position(6, 3)), Some(2));
+    assert_eq!(ring.first_change(1, 0), 1);
+}
+
 fn selected(services: &[&str]) -> Selected {
     Selected(services.iter().map(|service| (*service).to_owned()).collect())
 }
@@ -195,7 +345,7 @@ fn a_snapshot_comes_in_parts_of_which_the_last_has_the_id() {
     ] {
         let records: Vec<_> = (0..count).map(|index| some_record(&format!("{index:05}"), "red")).collect();
         let revisions = BTreeMap::from([(PREFIX.to_owned(), 9)]);
-        let parts = snapshot_parts(SnapshotReason::Restored, &records, &revisions, "the-id");
+        let parts = snapshot_parts(SnapshotReason::Restored, &records, &revisions, Some("the-id"));
         let mut catalog = Catalog::default();
         for (index, (bytes, size)) in parts.iter().zip(&sizes).enumerate() {
             let last = index + 1 == sizes.len();
