@@ -4,10 +4,7 @@
 //! state between calls but how large a page had better be, so that a scripted source can stand in for it.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -27,6 +24,13 @@ pub const PAGE_KEYS: i64 = 2_000;
 
 /// How many keys a page may hold, at the least and at the most.
 const PAGE_KEYS_BOUNDS: (i64, i64) = (100, 20_000);
+
+/// How many times as many keys as the page before a page may hold: large values may follow small ones.
+const PAGE_KEYS_GROWTH: i64 = 4;
+
+/// How many keys a page may hold, at the least, however many have failed: of etcd's largest values, of 1.5 MiB, so many
+/// are below the 1 GiB that an answer may take.
+const PAGE_KEYS_FAILED_MIN: i64 = 500;
 
 /// How many bytes of keys and values a page is to hold.
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
@@ -143,14 +147,45 @@ pub struct EtcdSource {
     prefix: KeyPrefix,
     /// Longer prefixes below this one, which own their keys.
     excluded: Vec<KeyPrefix>,
-    /// How many keys the next page holds.
-    page_keys: Arc<AtomicI64>,
+    page_keys: Arc<Mutex<PageKeys>>,
 }
 
-/// How many keys a page is to hold, going by one of so many keys and bytes.
-fn page_keys(keys: usize, bytes: usize) -> i64 {
-    let fit = PAGE_BYTES.saturating_mul(keys.max(1)) / bytes.max(1);
-    i64::try_from(fit).unwrap_or(i64::MAX).clamp(PAGE_KEYS_BOUNDS.0, PAGE_KEYS_BOUNDS.1)
+/// How many keys pages hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PageKeys {
+    /// The next one of a list that has begun.
+    next: i64,
+    /// Any, since a larger one failed.
+    max: i64,
+}
+
+impl Default for PageKeys {
+    fn default() -> Self {
+        Self { next: PAGE_KEYS, max: PAGE_KEYS_BOUNDS.1 }
+    }
+}
+
+impl PageKeys {
+    fn limit(self, first: bool) -> i64 {
+        if first { PAGE_KEYS.min(self.max) } else { self.next }
+    }
+
+    /// Takes in that a page of up to `limit` held so many keys and bytes.
+    fn read(&mut self, limit: i64, keys: usize, bytes: usize, more: bool) {
+        if !more {
+            // It may have failed for another reason, or what was large may be gone.
+            self.max = (self.max * 2).min(PAGE_KEYS_BOUNDS.1);
+        }
+        let fit = PAGE_BYTES.saturating_mul(keys.max(1)) / bytes.max(1);
+        let fit = i64::try_from(fit).unwrap_or(i64::MAX).clamp(PAGE_KEYS_BOUNDS.0, PAGE_KEYS_BOUNDS.1);
+        self.next = fit.min(limit.saturating_mul(PAGE_KEYS_GROWTH)).min(self.max);
+    }
+
+    /// Takes in that a page of up to `limit` failed.
+    fn failed(&mut self, limit: i64) {
+        self.max = (limit / 2).max(PAGE_KEYS_FAILED_MIN).min(self.max);
+        self.next = self.next.min(self.max);
+    }
 }
 
 impl EtcdSource {
@@ -161,7 +196,7 @@ impl EtcdSource {
             .filter(|other| **other != prefix && other.as_str().starts_with(prefix.as_str()))
             .cloned()
             .collect();
-        Self { connection, prefix, excluded, page_keys: Arc::new(AtomicI64::new(PAGE_KEYS)) }
+        Self { connection, prefix, excluded, page_keys: Arc::default() }
     }
 
     fn owns(&self, key: &[u8]) -> bool {
@@ -170,6 +205,18 @@ impl EtcdSource {
                 .excluded
                 .iter()
                 .any(|other| key.len() > other.as_str().len() && key.starts_with(other.as_str().as_bytes()))
+    }
+
+    fn page_keys(&self) -> MutexGuard<'_, PageKeys> {
+        self.page_keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in that a page of up to `limit` keys failed.
+    fn page_failed(&self, client: &EtcdClient, limit: i64, error: SourceError) -> SourceError {
+        if !matches!(error, SourceError::Compacted(_) | SourceError::Future) {
+            self.page_keys().failed(limit);
+        }
+        self.failed(client, error)
     }
 
     /// Passes a failure on, and tells the connection of it where the member is to blame.
@@ -186,19 +233,19 @@ impl Source for EtcdSource {
 
     async fn list(&self, from: Option<Bytes>, at: Option<Revision>) -> Result<Page, SourceError> {
         let client = self.connection.client().await?;
-        let limit = if from.is_some() { self.page_keys.load(Ordering::Relaxed) } else { PAGE_KEYS };
+        let limit = self.page_keys().limit(from.is_none());
         let options =
             GetOptions::new().with_range(self.prefix.range_end()).with_limit(limit).with_revision(at.unwrap_or(0));
         let from = from.unwrap_or_else(|| Bytes::copy_from_slice(self.prefix.as_str().as_bytes()));
         let mut kv = client.kv();
         let response = match tokio::time::timeout(PAGE_TIMEOUT, kv.get(from, Some(options))).await {
             Ok(Ok(response)) => response.0,
-            Ok(Err(error)) => return Err(self.failed(&client, error.into())),
-            Err(_) => return Err(self.failed(&client, SourceError::Timeout(PAGE_TIMEOUT))),
+            Ok(Err(error)) => return Err(self.page_failed(&client, limit, error.into())),
+            Err(_) => return Err(self.page_failed(&client, limit, SourceError::Timeout(PAGE_TIMEOUT))),
         };
         let header = response.header.unwrap_or_default();
         let bytes = response.kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
-        self.page_keys.store(page_keys(response.kvs.len(), bytes), Ordering::Relaxed);
+        self.page_keys().read(limit, response.kvs.len(), bytes, response.more);
         let next = response.kvs.last().filter(|_| response.more).map(|last| {
             let mut next = last.key.clone();
             next.push(0);
@@ -306,11 +353,47 @@ mod tests {
 
     #[test]
     fn a_page_is_as_large_as_its_keys_are_small() {
-        for (keys, bytes, expected) in
-            [(2_000, 2_000 * 1_024, 4_096), (2_000, 100_000, 20_000), (10, 10 * 1_500_000, 100), (0, 0, 20_000)]
-        {
-            assert_eq!(page_keys(keys, bytes), expected, "{keys} keys of {bytes} bytes");
+        for (limit, keys, bytes, expected) in [
+            (2_000, 2_000, 2_000 * 1_024, 4_096),
+            (2_000, 2_000, 100_000, 8_000),
+            (8_000, 8_000, 400_000, 20_000),
+            (2_000, 10, 10 * 1_500_000, 100),
+            (2_000, 0, 0, 8_000),
+        ] {
+            let mut page_keys = PageKeys::default();
+            assert_eq!(page_keys.limit(true), PAGE_KEYS);
+            page_keys.read(limit, keys, bytes, true);
+            assert_eq!(page_keys.limit(false), expected, "{keys} keys of {bytes} bytes");
+            assert_eq!(page_keys.limit(true), PAGE_KEYS);
         }
+    }
+
+    #[test]
+    fn a_list_that_fails_on_large_values_after_small_ones_comes_through_in_the_end() {
+        const ANSWER_BYTES_MAX: usize = 1 << 30;
+        let values = |from: usize, to: usize| (from..to).map(|key| if key < 2_000 { 10 } else { 1_500_000 });
+        let mut page_keys = PageKeys::default();
+        let (mut lists, mut read) = (0, 0);
+        while read < 5_000 {
+            assert!(lists < 5, "{page_keys:?}");
+            let limit = page_keys.limit(read == 0);
+            let end = 5_000.min(read + usize::try_from(limit).unwrap());
+            let bytes = values(read, end).sum();
+            if bytes > ANSWER_BYTES_MAX {
+                page_keys.failed(limit);
+                (lists, read) = (lists + 1, 0);
+            } else {
+                page_keys.read(limit, end - read, bytes, end < 5_000);
+                read = end;
+            }
+        }
+        assert!(lists > 0, "nothing failed");
+        for _ in 0..6 {
+            page_keys.read(100, 100, 100, false);
+        }
+        assert_eq!(page_keys.max, PAGE_KEYS_BOUNDS.1, "whole lists make up for it");
+        page_keys.failed(100);
+        assert_eq!(page_keys.limit(true), PAGE_KEYS_FAILED_MIN);
     }
 
     #[test]
