@@ -95,6 +95,11 @@ pub struct Roll {
 }
 
 impl Roll {
+    /// How many snapshots of the source had come when it was read.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// Up to where it goes.
     pub fn end(&self) -> SourcePosition {
         self.end
@@ -161,7 +166,17 @@ pub enum Ahead {
     Compacted,
 }
 
-type Answers<A> = HashMap<SourcePosition, A>;
+/// Those who wait for the answers of one reading after the other: each is told as soon as its own is known.
+struct Answering<A>(Mutex<HashMap<SourcePosition, Vec<oneshot::Sender<A>>>>);
+
+impl<A: Clone> Answering<A> {
+    fn tell(&self, known: SourcePosition, answer: &A) {
+        for waiting in lock(&self.0).remove(&known).unwrap_or_default() {
+            // Where nobody waits for it any more, its reader has gone.
+            drop(waiting.send(answer.clone()));
+        }
+    }
+}
 
 /// Readers with the same question about one source, who are answered together.
 struct Meeting<A> {
@@ -178,10 +193,10 @@ impl<A> Default for Meeting<A> {
 impl<A: Clone> Meeting<A> {
     /// The answer for `known`. The first who comes asks for all who come meanwhile; `None` where it went away, or got
     /// no answer.
-    async fn ask<F: Future<Output = Answers<A>>>(
+    async fn ask<F: Future<Output = ()>>(
         &self,
         known: SourcePosition,
-        ask_for: impl FnOnce(Vec<SourcePosition>) -> F,
+        ask_for: impl FnOnce(Vec<SourcePosition>, Arc<Answering<A>>) -> F,
     ) -> Option<A> {
         let (answer, mut answered) = oneshot::channel();
         lock(&self.waiting).push((known, answer));
@@ -192,18 +207,15 @@ impl<A: Clone> Meeting<A> {
             Err(oneshot::error::TryRecvError::Empty) => {}
         }
         sleep(GATHERING).await;
-        let mut waiting = std::mem::take(&mut *lock(&self.waiting));
-        waiting.retain(|(_, answer)| !answer.is_closed());
-        let mut asked: Vec<SourcePosition> = waiting.iter().map(|(known, _)| *known).collect();
-        asked.sort_by_key(|known| (known.revision, known.digest.0));
-        asked.dedup();
-        let answers = ask_for(asked).await;
-        for (known, answer) in waiting {
-            if let Some(told) = answers.get(&known) {
-                // Where nobody waits for it any more, its reader has gone.
-                drop(answer.send(told.clone()));
+        let mut waiting: HashMap<_, Vec<_>> = HashMap::new();
+        for (known, answer) in std::mem::take(&mut *lock(&self.waiting)) {
+            if !answer.is_closed() {
+                waiting.entry(known).or_default().push(answer);
             }
         }
+        let mut asked: Vec<SourcePosition> = waiting.keys().copied().collect();
+        asked.sort_by_key(|known| (known.revision, known.digest.0));
+        ask_for(asked, Arc::new(Answering(Mutex::new(waiting)))).await;
         answered.try_recv().ok()
     }
 }
@@ -225,11 +237,12 @@ struct OfSource {
 pub struct Histories {
     sources: Mutex<HashMap<usize, Arc<OfSource>>>,
     reads: Semaphore,
+    bytes_max: usize,
 }
 
 impl Default for Histories {
     fn default() -> Self {
-        Self { sources: Mutex::default(), reads: Semaphore::new(READS_MAX) }
+        Self { sources: Mutex::default(), reads: Semaphore::new(READS_MAX), bytes_max: HISTORIES_BYTES_MAX }
     }
 }
 
@@ -247,6 +260,13 @@ impl Histories {
 }
 
 impl Mirror {
+    /// The same, with so many bytes of histories kept.
+    #[cfg(test)]
+    pub(crate) fn with_histories_bytes(mut self, bytes_max: usize) -> Self {
+        self.histories.bytes_max = bytes_max;
+        self
+    }
+
     /// What happened in source number `source` after `known`, as far as the ring does not know it; `None` where that
     /// cannot be told now.
     pub async fn missed(&self, past: &impl Past, source: usize, known: SourcePosition) -> Option<Told> {
@@ -254,7 +274,10 @@ impl Mirror {
         if let Some(told) = self.kept(&of_source, source, known) {
             return Some(told);
         }
-        of_source.older.ask(known, |asked| self.read_missed(past, source, &of_source, asked)).await
+        of_source
+            .older
+            .ask(known, |asked, answering| self.read_missed(past, source, &of_source, asked, answering))
+            .await
     }
 
     /// What the history that was read last has for `known`.
@@ -277,18 +300,19 @@ impl Mirror {
         Some(told)
     }
 
-    /// Answers as many of `asked`, which are sorted, as one reading can.
+    /// Answers `asked`, which are sorted: one reading after the other, where one does not hold them all. Whoever is newer
+    /// than the first one's end would else wait for as long as somebody with an old cursor comes.
     async fn read_missed(
         &self,
         past: &impl Past,
         index: usize,
         of_source: &OfSource,
         mut asked: Vec<SourcePosition>,
-    ) -> Answers<Told> {
-        let _place = self.histories.reads.acquire().await.expect("the semaphore is never closed");
+        answering: Arc<Answering<Told>>,
+    ) {
         let source = self.past_source(past, index);
-        let mut answers = Answers::new();
         while let (Some(oldest), Some(newest)) = (asked.first().copied(), asked.last().copied()) {
+            let _place = self.histories.reads.acquire().await.expect("the semaphore is never closed");
             let Some((epoch, until)) = self.until(index, newest) else { break };
             match watcher::history(&source, oldest.revision, until, self.limits()).await {
                 Ok(history) => {
@@ -297,10 +321,18 @@ impl Mirror {
                     let decoding = tokio::task::spawn_blocking(move || decode(&config, history, epoch, whole));
                     let roll = decoding.await.expect("decoding does not panic, and the runtime outlives its readers");
                     let roll = Arc::new(roll);
-                    answers.extend(asked.iter().filter_map(|known| Some((*known, roll.tells(*known)?))));
-                    *lock(&of_source.kept) = Some((roll, Instant::now()));
-                    // Who stands beyond its end asks again.
-                    break;
+                    *lock(&of_source.kept) = Some((Arc::clone(&roll), Instant::now()));
+                    let count = asked.len();
+                    asked.retain(|known| match roll.tells(*known) {
+                        Some(told) => {
+                            answering.tell(*known, &told);
+                            false
+                        }
+                        None => true,
+                    });
+                    if whole || asked.len() == count {
+                        break;
+                    }
                 }
                 Err(HistoryError::Compacted) => {
                     let compacted = compacted_below(&source, oldest).await;
@@ -312,7 +344,7 @@ impl Mirror {
                             } else {
                                 Told::Gone(SnapshotReason::Compacted)
                             };
-                            answers.insert(*known, told);
+                            answering.tell(*known, &told);
                         }
                         !gone
                     });
@@ -323,7 +355,9 @@ impl Mirror {
                     if !self.is_of_etcd(&source, index).await {
                         break;
                     }
-                    answers.extend(asked.drain(..).map(|known| (known, Told::Gone(SnapshotReason::Restored))));
+                    for known in asked.drain(..) {
+                        answering.tell(known, &Told::Gone(SnapshotReason::Restored));
+                    }
                 }
                 Err(HistoryError::Source(error)) => {
                     tracing::debug!(source = %self.sources[index].prefix, %error, "history could not be read");
@@ -331,7 +365,6 @@ impl Mirror {
                 }
             }
         }
-        answers
     }
 
     /// Whether what stands here of source number `index` is what stood in etcd at that revision.
@@ -351,7 +384,7 @@ impl Mirror {
 
     /// How much of a history is read at once: every source may keep as much.
     fn limits(&self) -> Limits {
-        let bytes_max = HISTORIES_BYTES_MAX / self.sources.len().max(1);
+        let bytes_max = self.histories.bytes_max / self.sources.len().max(1);
         Limits {
             changes_max: HISTORY_CHANGES_MAX.min(bytes_max / 2 / CHANGE_OVERHEAD_BYTES),
             bytes_max: bytes_max / 2 / CHANGE_COPIES,
@@ -366,26 +399,30 @@ impl Mirror {
     /// What `known` is, which lies ahead of this server; `None` where that cannot be told now.
     pub async fn ahead(&self, past: &impl Past, source: usize, known: SourcePosition) -> Option<Ahead> {
         let of_source = self.histories.of(source);
-        of_source.ahead.ask(known, |asked| self.judge_ahead(past, source, asked)).await
+        of_source.ahead.ask(known, |asked, answering| self.judge_ahead(past, source, asked, answering)).await
     }
 
-    async fn judge_ahead(&self, past: &impl Past, index: usize, mut asked: Vec<SourcePosition>) -> Answers<Ahead> {
+    async fn judge_ahead(
+        &self,
+        past: &impl Past,
+        index: usize,
+        mut asked: Vec<SourcePosition>,
+        answering: Arc<Answering<Ahead>>,
+    ) {
         let _place = self.histories.reads.acquire().await.expect("the semaphore is never closed");
-        let mut answers = Answers::new();
-        let Some(etcd) = past.store_revision(&self.sources[index].prefix).await else { return answers };
+        let Some(etcd) = past.store_revision(&self.sources[index].prefix).await else { return };
         asked.retain(|known| {
             // etcd itself has not come so far.
             let future = known.revision > etcd;
             if future {
-                answers.insert(*known, Ahead::Restored);
+                answering.tell(*known, &Ahead::Restored);
             }
             !future
         });
         let source = self.past_source(past, index);
-        if let Err(error) = self.judge_by_history(&source, index, asked, &mut answers).await {
+        if let Err(error) = self.judge_by_history(&source, index, asked, &answering).await {
             tracing::debug!(source = %self.sources[index].prefix, %error, "history could not be read");
         }
-        answers
     }
 
     async fn judge_by_history(
@@ -393,7 +430,7 @@ impl Mirror {
         source: &impl Source,
         index: usize,
         mut asked: Vec<SourcePosition>,
-        answers: &mut Answers<Ahead>,
+        answering: &Answering<Ahead>,
     ) -> Result<(), HistoryError> {
         let judge = |of_history| if of_history { Ahead::OfHistory } else { Ahead::Restored };
         while let (Some(oldest), Some(newest)) = (asked.first().copied(), asked.last().copied()) {
@@ -406,13 +443,19 @@ impl Mirror {
             };
             match Box::pin(reading).await {
                 Ok(history) => {
-                    let within = asked.iter().filter(|known| known.revision <= history.end.revision);
-                    answers.extend(within.map(|known| {
-                        let next = history.deltas.partition_point(|(at, _)| at.revision <= known.revision);
-                        let there = next.checked_sub(1).map_or(history.from, |last| history.deltas[last].0);
-                        (*known, judge(there.digest == known.digest))
-                    }));
-                    return Ok(());
+                    let count = asked.len();
+                    asked.retain(|known| {
+                        let within = known.revision <= history.end.revision;
+                        if within {
+                            let next = history.deltas.partition_point(|(at, _)| at.revision <= known.revision);
+                            let there = next.checked_sub(1).map_or(history.from, |last| history.deltas[last].0);
+                            answering.tell(*known, &judge(there.digest == known.digest));
+                        }
+                        !within
+                    });
+                    if asked.len() == count {
+                        return Ok(());
+                    }
                 }
                 Err(HistoryError::Compacted) => {
                     let compacted = compacted_below(source, oldest).await;
@@ -421,10 +464,10 @@ impl Mirror {
                     asked.retain(|known| {
                         let gone = known.revision < compacted;
                         if gone && here.digest == known.digest {
-                            answers.insert(*known, Ahead::OfHistory);
+                            answering.tell(*known, &Ahead::OfHistory);
                         } else if gone && here.digest == now.digest {
                             // Here stands what stands in etcd, and the way there from the cursor is gone.
-                            answers.insert(*known, Ahead::Compacted);
+                            answering.tell(*known, &Ahead::Compacted);
                         }
                         !gone
                     });
