@@ -27,6 +27,8 @@ pub(super) struct Replay {
 
 /// What one source's history was when it was last replayed to a reader.
 pub(super) struct Replayed {
+    /// How many snapshots of the source had come by then: what comes after a later one is of another history, perhaps.
+    epoch: u64,
     after: Revision,
     until: Revision,
     roll: Weak<Roll>,
@@ -39,7 +41,8 @@ impl<P: Past> Reader<P> {
     pub(super) fn was_told(&self, source: usize, key: &str, of: Deleted) -> bool {
         of >= self.deleted_from[source]
             && self.replayed[source].as_ref().is_none_or(|replayed| {
-                of.revision <= replayed.after
+                of.epoch > replayed.epoch
+                    || of.revision <= replayed.after
                     || of.revision > replayed.until
                     || replayed.roll.upgrade().is_some_and(|roll| roll.has_delete(key, of.revision))
             })
@@ -47,10 +50,15 @@ impl<P: Past> Reader<P> {
 
     /// Whether a cause may come of which this reader is not to hear.
     pub(super) fn may_hear_too_much(&self) -> bool {
-        let replayed = self.replayed.iter().map(|replayed| replayed.as_ref().map_or(0, |replayed| replayed.until + 1));
-        let from = self.deleted_from.iter().zip(replayed);
-        let from: Vec<_> =
-            from.map(|(from, replayed)| Deleted { revision: from.revision.max(replayed), ..*from }).collect();
+        let from = self.deleted_from.iter().zip(&self.replayed);
+        let from: Vec<_> = from
+            .map(|(from, replayed)| {
+                replayed.as_ref().map_or(*from, |replayed| {
+                    let until = Deleted { epoch: replayed.epoch, revision: replayed.until + 1 };
+                    until.max(*from)
+                })
+            })
+            .collect();
         self.context.mirror.may_explain_before(self.next, &from)
     }
 
@@ -63,7 +71,8 @@ impl<P: Past> Reader<P> {
             self.plans_anew |= from.is_none();
             if let Some((roll, next)) = missed {
                 let (after, until) = (known.revision, roll.end().revision);
-                self.replayed[source] = Some(Replayed { after, until, roll: Arc::downgrade(&roll) });
+                self.replayed[source] =
+                    Some(Replayed { epoch: roll.epoch(), after, until, roll: Arc::downgrade(&roll) });
                 self.send_history(source, &roll, next);
             }
         }
