@@ -45,7 +45,10 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(45);
 
 /// How often the leases' times are sent to a reader that asked for them, by how many there are at the most.
 const TTL_INTERVALS: [(usize, Duration); 3] =
-    [(200, Duration::from_secs(1)), (1_000, Duration::from_secs(2)), (usize::MAX, Duration::from_millis(4_500))];
+    [(200, Duration::from_secs(1)), (1_000, Duration::from_secs(2)), (usize::MAX, TTL_INTERVAL_MAX)];
+
+/// The longest time between two of them; no more than 5 s may pass.
+const TTL_INTERVAL_MAX: Duration = Duration::from_secs(4);
 
 /// How many bytes of frames go out in one piece.
 pub(crate) const CHUNK_BYTES_MAX: usize = 256 * 1024;

@@ -9,7 +9,7 @@ use rollcall_shared::{Progress, RegistryEvent, SnapshotReason, SourcePosition};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Context, Reader};
+use super::{Context, Reader, TTL_INTERVAL_MAX};
 use crate::mirror::{
     frame::message,
     history::{Ahead, Past, Told},
@@ -50,10 +50,16 @@ impl<P: Past> Reader<P> {
         }
         let mut ready = mirror.ready();
         let not_ready = !*ready.borrow();
+        if self.request.ttl && !not_ready && self.ttl_due.is_none() {
+            // It has a view already, and history may take long to read.
+            self.ttl_due = Some(Instant::now() + TTL_INTERVAL_MAX);
+        }
+        let ttl_due = self.ttl_due;
         tokio::select! {
             () = self.context.shutdown.cancelled() => self.end(),
             _ = self.status.changed() => self.push_status(),
             () = sleep_until(self.status_due) => self.push_status(),
+            () = sleep_until(ttl_due.unwrap_or(self.status_due)), if ttl_due.is_some() => self.push_ttl(Instant::now()),
             _ = ready.changed(), if not_ready => {}
             plan = settled(&mut self.settling) => {
                 self.settling = None;

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rollcall_shared::{Catalog, Cursor, RegistryEvent, Revision, SnapshotReason, SourcePosition};
+use rollcall_shared::{Catalog, Cause, CauseKind, Cursor, RegistryEvent, Revision, SnapshotReason, SourcePosition};
 use tokio::time::timeout;
 
 use super::{
@@ -10,7 +10,10 @@ use super::{
     client::{blocks, context, source_id},
     store::{self, Meanwhile, Scripted, Turn, Watcher},
 };
-use crate::mirror::Mirror;
+use crate::mirror::{
+    Mirror,
+    history::{Ahead, Told},
+};
 
 /// A server of the first source that started just now.
 fn started(etcd: &Scripted) -> Context<Scripted> {
@@ -300,6 +303,93 @@ async fn those_who_lack_the_same_sources_share_what_they_are_sent() {
     assert_eq!(all[0].0, all[2].0, "encoded once");
     assert_eq!((all[0].1, &all[0].2), (all[1].1, &all[1].2), "with the same id to its end");
     assert_ne!(all[0].2, all[2].2, "each with its own id");
+}
+
+#[tokio::test(start_paused = true)]
+async fn old_cursors_do_not_keep_newer_ones_from_their_answer() {
+    let (etcd, positions) = busy(300);
+    // So little fits into memory that history takes many readings.
+    let mirror = Arc::new(Mirror::new(vec![store::config(0)]).with_histories_bytes(60 * 1_024));
+    for event in Watcher::default().turn(&mut etcd.store(), 0, Turn::Changes(0)) {
+        mirror.apply(0, event);
+    }
+    let known: Vec<_> = positions.iter().copied().step_by(50).collect();
+    let missed = known.iter().map(|known| mirror.missed(&etcd, 0, *known));
+    for (told, known) in futures_util::future::join_all(missed).await.into_iter().zip(&known) {
+        let Some(Told::Missed { roll, next }) = told else { panic!("{known:?}: {told:?}") };
+        assert_eq!(roll.missed_from(next)[0].position.revision, known.revision + 1);
+    }
+    assert_eq!(etcd.store().lists, known.len(), "each lies beyond the end of what the one before read");
+}
+
+#[tokio::test(start_paused = true)]
+async fn ahead_of_a_server_old_cursors_do_not_keep_newer_ones_from_their_answer() {
+    let (etcd, positions) = busy(300);
+    let mirror = Arc::new(Mirror::new(vec![store::config(0)]).with_histories_bytes(60 * 1_024));
+    let known: Vec<_> = positions.iter().copied().step_by(50).collect();
+    let ahead = known.iter().map(|known| mirror.ahead(&etcd, 0, *known));
+    let ahead = futures_util::future::join_all(ahead).await;
+    assert_eq!(ahead, vec![Some(Ahead::OfHistory); known.len()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_cause_of_a_delete_of_the_history_after_a_restore_is_told_to_who_was_replayed_another() {
+    let (etcd, positions) = busy(20);
+    let context = started(&etcd);
+    let mut watcher = Watcher { position: Some(etcd.store().position(0)) };
+    let request = Request { selected: Arc::default(), cursor: Some(Ok(cursor(positions[3]))), ttl: false };
+    let mut reader = Reader::new(context.clone(), request);
+    let mut told = Vec::new();
+    for round in 0..2 {
+        while let Ok(Some(bytes)) = timeout(Duration::from_secs(4), reader.next()).await {
+            let plain = blocks(&bytes).into_iter().filter(|block| block.event.is_none() && block.retry.is_none());
+            told.extend(plain.map(|block| block.message()));
+        }
+        if round == 0 {
+            assert!(matches!(told.last(), Some(RegistryEvent::Delta(_))), "it is replayed what it missed: {told:?}");
+            etcd.store().restore(positions[8].revision);
+            etcd.store().txn(&[(0, 40, Some((0, 0)))]);
+            for event in watcher.turn(&mut etcd.store(), 0, Turn::Again) {
+                context.mirror.apply(0, event);
+            }
+            etcd.store().txn(&[(0, 40, None)]);
+            assert!(etcd.store().revision() < positions[19].revision);
+            for event in watcher.turn(&mut etcd.store(), 0, Turn::Changes(9)) {
+                for left in context.mirror.apply(0, event) {
+                    let (cause, evidence) = (CauseKind::Deregistered, String::new());
+                    let cause = Cause { key: left.key, revision: left.revision, cause, evidence };
+                    context.mirror.tell_causes(vec![(left.service, cause)]);
+                }
+            }
+        }
+    }
+    let [.., RegistryEvent::Snapshot(snapshot), RegistryEvent::Delta(delta), RegistryEvent::Cause(cause)] = &told[..]
+    else {
+        panic!("{told:?}")
+    };
+    assert_eq!(snapshot.reason, SnapshotReason::Restored);
+    assert_eq!(cause.revision, delta.revision);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_history_hears_the_leases_times() {
+    let (etcd, positions) = busy(20);
+    let context = started(&etcd);
+    etcd.store().away = true;
+    let request = Request { selected: Arc::default(), cursor: Some(Ok(cursor(positions[3]))), ttl: true };
+    let mut reader = Reader::new(context, request);
+    let start = tokio::time::Instant::now();
+    let mut heard = vec![start];
+    while let Ok(Some(bytes)) = tokio::time::timeout_at(start + Duration::from_secs(20), reader.next()).await {
+        for block in blocks(&bytes) {
+            assert!(block.event.is_some() || block.retry.is_some(), "history cannot be read: {block:?}");
+            if block.event.as_deref() == Some("ttl") {
+                heard.push(tokio::time::Instant::now());
+            }
+        }
+    }
+    assert!(heard.len() > 4, "{heard:?}");
+    assert!(heard.windows(2).all(|pair| pair[1] - pair[0] <= Duration::from_secs(5)), "{heard:?}");
 }
 
 #[tokio::test(start_paused = true)]
