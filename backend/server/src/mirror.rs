@@ -1,8 +1,9 @@
 //! All that is known of the registry, and the way from a change to everybody who reads the stream.
 //!
 //! Owns the catalog, the raw values, the leases' book and the ring of encoded frames, behind one short lock, so that
-//! subscribing has neither a gap nor an overlap. Must not know HTTP, nor how etcd is asked. One method takes changes
-//! in ([`Mirror::apply`]); a subscriber is a position in the ring.
+//! subscribing has neither a gap nor an overlap. One method takes changes in ([`Mirror::apply`]); a subscriber is a
+//! position in the ring. Must not know HTTP. Of etcd it knows what the watchers say; [`history`] alone asks for more:
+//! for what the ring has let go.
 
 pub mod ahead;
 pub mod frame;

@@ -1,7 +1,8 @@
 //! One reader of the stream: what it is sent, in which order, from its first byte to its last.
 //!
 //! Owns a position in the mirror's ring and what this reader was told so far. Must not know HTTP beyond the bytes of
-//! `text/event-stream`, nor how etcd is asked, but for the one question whether a cursor can be from its history.
+//! `text/event-stream`, nor how etcd is asked: what is to be known of its past the mirror finds out, through the [`Past`]
+//! that a reader hands to it.
 
 mod opening;
 mod replay;

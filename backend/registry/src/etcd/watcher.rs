@@ -7,8 +7,8 @@
 //! - A watch that breaks is resumed from the last revision taken in, once a list pinned to that revision has shown that
 //!   etcd still has the history that was seen: after a restore from a backup the revision may stand anywhere while the
 //!   cluster's id stays, and a watch from a revision of the old history would wait in silence.
-//! - Compaction means that the view is listed again. Where that finds the known view, nothing is said; any other goes
-//!   on as a snapshot with its reason, never as a made-up delta.
+//! - Compaction means that the view is listed again. Where that finds the known view, it is said how far
+//!   that holds ([`SourceEvent::Unchanged`]); any other goes on as a snapshot with its reason, never as a made-up delta.
 //! - All that one revision changed is one delta, however many answers it came in.
 
 mod history;
@@ -139,7 +139,7 @@ struct Listing {
     at: Option<Revision>,
     from: Option<Bytes>,
     entries: Vec<Entry>,
-    /// The view before, that a list which finds the same says nothing of.
+    /// The view before: a list that finds the same makes no snapshot.
     known: Option<Known>,
 }
 
