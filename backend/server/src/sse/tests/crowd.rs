@@ -30,7 +30,7 @@ async fn who_joins_and_who_is_to_leave_need_not_wait_for_an_end_of_what_there_is
     let fanout = Arc::new(Fanout::start(Arc::clone(&mirror), Arc::clone(&context.metrics), context.shutdown.clone()));
     let reader = || {
         let request = Request { selected: Arc::default(), cursor: None, ttl: false };
-        Stream::followed(Reader::new(context.clone(), request), &fanout)
+        Stream::followed_whole(Reader::new(context.clone(), request), &fanout)
     };
     let mut streams: Vec<Stream> = (0..READERS).map(|_| reader()).collect();
     tokio::time::sleep(Duration::from_millis(100)).await;

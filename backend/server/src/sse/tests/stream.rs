@@ -26,8 +26,18 @@ impl Stream {
         Self::Pulled(Box::new(reader))
     }
 
+    /// Taken from a line that now and then takes less than a piece.
     pub fn followed(reader: Reader<Scripted>, fanout: &Arc<Fanout<Pipe>>) -> Self {
-        let (line, fanout) = (Arc::new(Pipe::default()), Arc::clone(fanout));
+        Self::followed_on(Pipe::default(), reader, fanout)
+    }
+
+    /// Taken from a line that takes every piece at once.
+    pub fn followed_whole(reader: Reader<Scripted>, fanout: &Arc<Fanout<Pipe>>) -> Self {
+        Self::followed_on(Pipe { whole: true, ..Pipe::default() }, reader, fanout)
+    }
+
+    fn followed_on(pipe: Pipe, reader: Reader<Scripted>, fanout: &Arc<Fanout<Pipe>>) -> Self {
+        let (line, fanout) = (Arc::new(pipe), Arc::clone(fanout));
         let gone = line.gone.clone().drop_guard();
         let written = Arc::clone(&line);
         tokio::spawn(async move {
@@ -87,9 +97,10 @@ impl Followed {
     }
 }
 
-/// A line that takes all of a piece, then a part of the next, then nothing for a moment.
+/// A line that takes all of a piece, then a part of the next, then nothing for a moment; or all of each.
 #[derive(Default)]
 pub struct Pipe {
+    whole: bool,
     bytes: Mutex<Vec<u8>>,
     turn: Mutex<usize>,
     written: Notify,
@@ -102,8 +113,8 @@ impl Line for Pipe {
         let mut turn = self.turn.lock().unwrap();
         *turn += 1;
         let taken = match *turn % 7 {
-            3 => bytes.len().div_ceil(3),
-            5 => return Err(io::ErrorKind::WouldBlock.into()),
+            3 if !self.whole => bytes.len().div_ceil(3),
+            5 if !self.whole => return Err(io::ErrorKind::WouldBlock.into()),
             _ => bytes.len(),
         };
         self.bytes.lock().unwrap().extend_from_slice(&bytes[..taken]);
