@@ -1,10 +1,21 @@
 //! A real Chromium through its driver. Finds by role, name or `data-testid`; keeps a screenshot when a test fails.
 
-use std::{fs, path::Path, process::Command, thread, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use base64::Engine as _;
-use fantoccini::{Client, ClientBuilder, Locator, elements::Element};
+use fantoccini::{
+    Client, ClientBuilder, Locator,
+    actions::{InputSource as _, KeyAction, KeyActions, MouseActions, PointerAction},
+    elements::Element,
+    key::Key,
+};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -21,6 +32,39 @@ const INSTALL: &str = "install it: `apt-get install chromium chromium-driver`, o
 
 /// How long the page may take for anything. Generous: a browser on a busy machine is slow.
 const PAGE_MAX: Duration = Duration::from_secs(20);
+
+/// What `DevTools` takes for an ordinary command that the driver passes on.
+const CDP: &str = "goog/cdp/execute";
+
+/// How the window is, and who sits before it. The default is a desk: 1400 × 900, a mouse, light, English.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// The page's width in CSS pixels.
+    pub width: u32,
+    /// The page's height in CSS pixels.
+    pub height: u32,
+    /// Whether the system asks for dark.
+    pub dark: bool,
+    /// Whether the system asks for little motion.
+    pub still: bool,
+    /// The browser's language: `navigator.language`, and `Accept-Language`.
+    pub lang: &'static str,
+    /// A finger instead of a mouse: touch events, `pointer: coarse`, `hover: none`, and a phone's viewport.
+    pub touch: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { width: 1400, height: 900, dark: false, still: false, lang: "en-US", touch: false }
+    }
+}
+
+impl Options {
+    /// A phone: narrow, and touched.
+    pub fn phone() -> Self {
+        Self { width: 390, height: 844, touch: true, ..Self::default() }
+    }
+}
 
 /// A browser window on the dashboard.
 #[derive(Debug)]
@@ -44,8 +88,31 @@ impl Browser {
         Self::open_url(&format!("{}{path}", server.origin())).await
     }
 
+    /// Opens a page of the dashboard of `server` in a window of one's choice.
+    ///
+    /// ```no_run
+    /// # use rollcall_tests::{Browser, Server, browser::Options};
+    /// # async fn story(server: &Server) {
+    /// let phone = Browser::open_with(server, "/services/pay", Options { dark: true, ..Options::phone() }).await;
+    /// let chinese = Browser::open_with(server, "/", Options { lang: "zh-CN", ..Options::default() }).await;
+    /// # }
+    /// ```
+    pub async fn open_with(server: &Server, path: &str, options: Options) -> Self {
+        let browser = Self::launch(options, json!({})).await;
+        browser.goto(&format!("{}{path}", server.origin())).await;
+        browser
+    }
+
     /// Opens any page.
     pub async fn open_url(url: &str) -> Self {
+        let browser = Self::launch(Options::default(), json!({})).await;
+        browser.goto(url).await;
+        browser
+    }
+
+    /// Opens an empty page. `capabilities` go to the driver beside the usual ones; those below `goog:chromeOptions`
+    /// and `goog:loggingPrefs` beside what stands there.
+    pub async fn launch(options: Options, capabilities: Value) -> Self {
         let port = free_port();
         let mut command = Command::new("chromedriver");
         command.arg(format!("--port={port}"));
@@ -70,18 +137,23 @@ impl Browser {
             "--disable-background-networking",
             "--disable-component-update",
             "--disable-sync",
-            "--lang=en-US",
-            "--window-size=1400,900",
         ]
         .map(str::to_owned)
         .into_iter()
-        .chain([format!("--user-data-dir={}", profile.path().display())])
+        .chain([
+            pointing(options.touch),
+            format!("--lang={}", options.lang),
+            format!("--window-size={},{}", options.width, options.height),
+            format!("--user-data-dir={}", profile.path().display()),
+        ])
         .collect();
-        let capabilities = json!({
+        let mut asked = json!({
             "browserName": "chrome",
-            "goog:chromeOptions": { "args": args },
+            "goog:chromeOptions": { "args": args, "prefs": { "intl.accept_languages": options.lang } },
             "goog:loggingPrefs": { "browser": "ALL" },
         });
+        join(&mut asked, capabilities);
+        let capabilities = asked;
         let Value::Object(capabilities) = capabilities else { unreachable!("it is an object") };
         let client = ClientBuilder::new(HttpConnector::new())
             .capabilities(capabilities)
@@ -90,8 +162,40 @@ impl Browser {
             .unwrap_or_else(|error| panic!("Chromium could not be started: {error}; {INSTALL}"));
         let session = client.session_id().await.ok().flatten().expect("a session that started has an id");
         let browser = Self { client, driver_url, session, profile, _driver: driver };
-        browser.goto(url).await;
+        browser.resize(options.width, options.height, options.touch).await;
+        browser.dress(options.dark, options.still).await;
         browser
+    }
+
+    /// Makes the page this large, in CSS pixels, with or without touch events, without loading it anew. What a media query
+    /// says of the pointer stays as the window was opened.
+    pub async fn resize(&self, width: u32, height: u32, touch: bool) {
+        let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": touch });
+        self.cdp("Emulation.setDeviceMetricsOverride", size).await;
+        let fingers = json!({ "enabled": touch, "maxTouchPoints": if touch { 5 } else { 1 } });
+        self.cdp("Emulation.setTouchEmulationEnabled", fingers).await;
+    }
+
+    /// Lets the system ask for dark or light, and for little motion or not, without loading the page anew.
+    pub async fn dress(&self, dark: bool, still: bool) {
+        let features = json!([
+            { "name": "prefers-color-scheme", "value": if dark { "dark" } else { "light" } },
+            { "name": "prefers-reduced-motion", "value": if still { "reduce" } else { "no-preference" } },
+        ]);
+        self.cdp("Emulation.setEmulatedMedia", json!({ "features": features })).await;
+    }
+
+    /// A command of the `DevTools` protocol to the page, and its result. Fails where the browser refuses it.
+    /// <https://chromedevtools.github.io/devtools-protocol/>
+    pub async fn cdp(&self, command: &str, params: Value) -> Value {
+        let answer = self.ask(CDP, &json!({ "cmd": command, "params": params })).await;
+        assert_eq!(answer.status, 200, "{command}: {}", answer.text());
+        answer.json()["value"].take()
+    }
+
+    async fn ask(&self, path: &str, body: &Value) -> http::Answer {
+        let url = format!("{}/session/{}/{path}", self.driver_url, self.session);
+        http::send(http::json(&http::client(), reqwest::Method::POST, &url, body)).await
     }
 
     /// Goes to an address.
@@ -166,9 +270,75 @@ impl Browser {
     }
 
     /// Presses a key on whatever has the focus.
-    pub async fn press(&self, key: fantoccini::key::Key) {
+    pub async fn press(&self, key: Key) {
         let active = self.client.active_element().await.expect("something has the focus");
         active.send_keys(&String::from(char::from(key))).await.expect("a key can be pressed");
+    }
+
+    /// Presses keys one after the other on whatever has the focus, as a keyboard does: a character (`"j"`, `"?"`), a
+    /// key's name (`"Enter"`, `"Escape"`, `"Tab"`, `"ArrowDown"`, `"Space"`, `"Backspace"`, …), or one with others held
+    /// down (`"Control+k"`, `"Shift+Tab"`).
+    pub async fn press_keys(&self, keys: &[&str]) {
+        let mut actions = KeyActions::new("keyboard".to_owned());
+        for key in keys {
+            // A lone `+` is a key, too.
+            let mut held: Vec<&str> = if key.len() > 1 { key.split('+').collect() } else { vec![key] };
+            let last = held.pop().expect("a split gives at least one part");
+            for &name in &held {
+                actions = actions.then(KeyAction::Down { value: key_code(name) });
+            }
+            actions = actions.then(KeyAction::Down { value: key_code(last) });
+            actions = actions.then(KeyAction::Up { value: key_code(last) });
+            for &name in held.iter().rev() {
+                actions = actions.then(KeyAction::Up { value: key_code(name) });
+            }
+        }
+        self.client.perform_actions(actions).await.unwrap_or_else(|error| panic!("{keys:?}: {error}"));
+    }
+
+    /// Clicks what a CSS selector finds, then types behind what stands there, key by key.
+    pub async fn type_into(&self, css: &str, text: &str) {
+        self.click(css).await;
+        let mut actions = KeyActions::new("keyboard".to_owned());
+        for value in text.chars() {
+            actions = actions.then(KeyAction::Down { value }).then(KeyAction::Up { value });
+        }
+        self.client.perform_actions(actions).await.unwrap_or_else(|error| panic!("typing into {css}: {error}"));
+    }
+
+    /// Moves the mouse over what a CSS selector finds.
+    pub async fn hover(&self, css: &str) {
+        eventually(&format!("{css} can be pointed at"), PAGE_MAX, || async {
+            let element = self.client.find(Locator::Css(css)).await.map_err(|error| error.to_string())?;
+            let over = PointerAction::MoveToElement { element, duration: None, x: 0., y: 0. };
+            let mouse = MouseActions::new("mouse".to_owned()).then(over);
+            self.client.perform_actions(mouse).await.map_err(|error| error.to_string())
+        })
+        .await;
+    }
+
+    /// Fails where the page can be scrolled sideways, naming what sticks out.
+    pub async fn scroll_width_fits(&self) {
+        let script = "const width = window.innerWidth, whole = document.documentElement.scrollWidth;\
+            if (whole <= width) return '';\
+            const wide = [...document.querySelectorAll('body *')].filter(element => {\
+              const box = element.getBoundingClientRect();\
+              return box.width > 0 && box.right > width + 0.5;\
+            });\
+            const named = element => element.outerHTML.slice(0, 120) + ' … to ' + element.getBoundingClientRect().right;\
+            return whole + ' px in ' + width + ':\\n' + wide.slice(0, 8).map(named).join('\\n');";
+        let found = self.script(script, vec![]).await;
+        assert_eq!(found.as_str().unwrap_or("?"), "", "the page is wider than its window");
+    }
+
+    /// Keeps the page as it is now in `target/stories/NAME.png`, and gives the file.
+    pub async fn screenshot(&self, name: &str) -> PathBuf {
+        let picture = self.client.screenshot().await.unwrap_or_else(|error| panic!("no picture {name}: {error}"));
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/stories");
+        fs::create_dir_all(&folder).expect("the target folder can be written");
+        let file = folder.join(format!("{name}.png"));
+        fs::write(&file, picture).expect("the target folder can be written");
+        file
     }
 
     /// The visible text of what a CSS selector finds; empty where it finds nothing.
@@ -204,11 +374,14 @@ impl Browser {
 
     /// The lines of the console since it was asked last.
     pub async fn console(&self) -> Vec<String> {
-        let url = format!("{}/session/{}/se/log", self.driver_url, self.session);
-        let request = http::json(&http::client(), reqwest::Method::POST, &url, &json!({ "type": "browser" }));
-        let answer = http::send(request).await.expect(200);
-        let lines = answer["value"].as_array().cloned().unwrap_or_default();
+        let answer = self.log("browser").await;
+        let lines = answer.as_array().cloned().unwrap_or_default();
         lines.iter().map(|line| format!("{} {}: {}", line["level"], line["source"], line["message"])).collect()
+    }
+
+    /// What the driver kept in one of its logs since it was asked last; which it keeps stands in `goog:loggingPrefs`.
+    pub async fn log(&self, kind: &str) -> Value {
+        self.ask("se/log", &json!({ "type": kind })).await.expect(200)["value"].take()
     }
 
     /// Fails where the page broke its policy, or said that something is wrong.
@@ -271,6 +444,60 @@ impl Drop for Browser {
             }
         }
     }
+}
+
+/// Tells the page what points at it: a machine without a mouse, as tests run on, would say that nothing does.
+fn pointing(touch: bool) -> String {
+    // Blink's own numbers: a pointer that is coarse (2) or fine (4), and one that cannot (1) or can (2) hover.
+    let (pointer, hover) = if touch { (2, 1) } else { (4, 2) };
+    let settings = [("Pointer", pointer), ("Hover", hover)]
+        .map(|(what, kind)| format!("primary{what}Type={kind},available{what}Types={kind}"));
+    format!("--blink-settings={}", settings.join(","))
+}
+
+/// Puts `more` beside what stands, object by object.
+fn join(stands: &mut Value, more: Value) {
+    match (stands, more) {
+        (Value::Object(stands), Value::Object(more)) => {
+            for (name, value) in more {
+                join(stands.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (Value::Array(stands), Value::Array(more)) => stands.extend(more),
+        (stands, more) => *stands = more,
+    }
+}
+
+/// The character that `WebDriver` has for a key. <https://www.w3.org/TR/webdriver2/#keyboard-actions>
+fn key_code(name: &str) -> char {
+    let named = match name {
+        "Enter" => Key::Enter,
+        "Escape" => Key::Escape,
+        "Tab" => Key::Tab,
+        "Space" => return ' ',
+        "Backspace" => Key::Backspace,
+        "Delete" => Key::Delete,
+        "ArrowUp" => Key::Up,
+        "ArrowDown" => Key::Down,
+        "ArrowLeft" => Key::Left,
+        "ArrowRight" => Key::Right,
+        "Home" => Key::Home,
+        "End" => Key::End,
+        "PageUp" => Key::PageUp,
+        "PageDown" => Key::PageDown,
+        "Shift" => Key::Shift,
+        "Control" => Key::Control,
+        "Alt" => Key::Alt,
+        "Meta" => Key::Meta,
+        other => {
+            let mut chars = other.chars();
+            return match (chars.next(), chars.next()) {
+                (Some(char), None) => char,
+                _ => panic!("no key is called {other:?}"),
+            };
+        }
+    };
+    char::from(named)
 }
 
 fn element_of(client: &Client, found: &Value) -> Element {

@@ -24,6 +24,9 @@ const INSTALL: &str = "install it: `apt-get install etcd-server etcd-client`, or
 /// How often other ports are tried where somebody else was quicker.
 const SPAWN_TRIES: usize = 5;
 
+/// What one transaction may hold: less than etcd's default of 128.
+const TXN_KEYS: usize = 100;
+
 /// An etcd that dies with its test.
 #[derive(Debug)]
 pub struct Etcd {
@@ -230,6 +233,29 @@ impl Etcd {
     async fn put_with(&self, key: &str, value: impl Into<Vec<u8>>, options: Option<PutOptions>) -> i64 {
         let answer = self.client().await.put(key, value, options).await.expect("etcd takes a put");
         answer.header().map_or(0, etcd_client::ResponseHeader::revision)
+    }
+
+    /// Puts so many permanent kratos instances of a service, quickly, and gives their keys in order: ids are `000000`,
+    /// `000001` and so on, their addresses of `10.0.0.0/8`, their metadata a zone of three.
+    pub async fn fill(&self, service: &str, count: u32) -> Vec<String> {
+        let mut client = self.client().await;
+        let key = |number: u32| format!("/microservices/{service}/{number:06}");
+        let value = |number: u32| {
+            let [_, high, middle, low] = number.to_be_bytes();
+            let endpoint = format!("http://10.{high}.{middle}.{low}:8000");
+            let zone = ["a", "b", "c"][number as usize % 3];
+            crate::kratos(service, &format!("{number:06}"), &endpoint).replacen(
+                r#""zone":"a""#,
+                &format!(r#""zone":"{zone}""#),
+                1,
+            )
+        };
+        let numbers: Vec<u32> = (0..count).collect();
+        for numbers in numbers.chunks(TXN_KEYS) {
+            let puts: Vec<TxnOp> = numbers.iter().map(|&number| TxnOp::put(key(number), value(number), None)).collect();
+            client.txn(Txn::new().and_then(puts)).await.expect("etcd takes a transaction");
+        }
+        numbers.into_iter().map(key).collect()
     }
 
     /// Puts and deletes several keys in one revision, which it gives.

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions};
-use rollcall_tests::{Browser, Etcd, FaultProxy, eventually, process, seconds};
+use rollcall_tests::{Browser, Etcd, FaultProxy, browser::Options, eventually, process, seconds};
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -100,4 +101,47 @@ async fn a_browser_finds_clicks_and_tells_of_a_broken_policy() {
     assert!(complaints.iter().any(|line| line.contains("Content Security Policy")), "{complaints:?}");
     browser.has_clean_console().await;
     browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_is_as_asked_and_takes_keys_and_a_mouse() {
+    let page = "data:text/html,<!doctype html><meta name=viewport content=width=device-width>\
+        <style>p:hover{color:rgb(1,2,3)}</style><p>over</p><input><script>keys=[];\
+        addEventListener('keydown',event=>keys.push((event.ctrlKey?'^':'')+event.key))</script>";
+    let options = Options { dark: true, still: true, lang: "zh-CN", ..Options::phone() };
+    let phone = Browser::launch(options, json!({})).await;
+    phone.goto(page).await;
+    let seen = phone
+        .script(
+            "return [innerWidth, innerHeight, navigator.language, navigator.maxTouchPoints, \
+             ...['prefers-color-scheme: dark', 'prefers-reduced-motion', 'pointer: coarse', 'hover: none']\
+             .map(query => matchMedia(`(${query})`).matches)]",
+            vec![],
+        )
+        .await;
+    assert_eq!(seen, json!([390, 844, "zh-CN", 5, true, true, true, true]));
+    phone.scroll_width_fits().await;
+    phone.close().await;
+
+    let desk = Browser::launch(Options::default(), json!({})).await;
+    desk.goto(page).await;
+    let seen = desk
+        .script(
+            "return [innerWidth, innerHeight, navigator.language, \
+             ...['prefers-color-scheme: dark', 'prefers-reduced-motion: reduce', 'pointer: fine', 'hover: hover']\
+             .map(query => matchMedia(`(${query})`).matches)]",
+            vec![],
+        )
+        .await;
+    assert_eq!(seen, json!([1400, 900, "en-US", false, false, true, true]));
+    desk.hover("p").await;
+    assert_eq!(desk.script("return getComputedStyle(document.querySelector('p')).color", vec![]).await, "rgb(1, 2, 3)");
+    desk.type_into("input", "pay 支付").await;
+    assert_eq!(desk.script("return document.querySelector('input').value", vec![]).await, "pay 支付");
+    desk.script("keys = []", vec![]).await;
+    desk.press_keys(&["j", "?", "Enter", "Control+k", "Escape", "ArrowDown", "+"]).await;
+    let keys = desk.script("return keys.filter(key => !/Control$/.test(key))", vec![]).await;
+    assert_eq!(keys, json!(["j", "?", "Enter", "^k", "Escape", "ArrowDown", "+"]));
+    assert!(desk.screenshot("harness").await.is_file());
+    desk.close().await;
 }
