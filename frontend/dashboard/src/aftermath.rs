@@ -18,26 +18,26 @@ pub enum Act {
 /// What the person is told before the click.
 pub fn sentence(layout: Layout, act: Act, has_lease: bool) -> &'static str {
     if !has_lease {
-        return words::AFTER_PERMANENT;
+        return words::AFTER_PERMANENT.text();
     }
     match (layout, act) {
-        (Layout::Kratos, Act::Delete) => words::AFTER_KRATOS_DELETE,
-        (Layout::Kratos, Act::Revoke) => words::AFTER_KRATOS_REVOKE,
-        (Layout::GoMicro, Act::Delete) => words::AFTER_GO_MICRO_DELETE,
-        (Layout::GoMicro, Act::Revoke) => words::AFTER_GO_MICRO_REVOKE,
-        (Layout::GoZero, Act::Delete) => words::AFTER_GO_ZERO_DELETE,
-        (Layout::GoZero, Act::Revoke) => words::AFTER_GO_ZERO_REVOKE,
-        (Layout::Kitex, _) => words::AFTER_KITEX,
-        (Layout::Hertz, _) => words::AFTER_HERTZ,
-        (Layout::GoKit, _) => words::AFTER_GO_KIT,
-        (Layout::Grpc, _) => words::AFTER_GRPC,
-        (Layout::Plain, _) => words::AFTER_PLAIN,
+        (Layout::Kratos, Act::Delete) => words::AFTER_KRATOS_DELETE.text(),
+        (Layout::Kratos, Act::Revoke) => words::AFTER_KRATOS_REVOKE.text(),
+        (Layout::GoMicro, Act::Delete) => words::AFTER_GO_MICRO_DELETE.text(),
+        (Layout::GoMicro, Act::Revoke) => words::AFTER_GO_MICRO_REVOKE.text(),
+        (Layout::GoZero, Act::Delete) => words::AFTER_GO_ZERO_DELETE.text(),
+        (Layout::GoZero, Act::Revoke) => words::AFTER_GO_ZERO_REVOKE.text(),
+        (Layout::Kitex, _) => words::AFTER_KITEX.text(),
+        (Layout::Hertz, _) => words::AFTER_HERTZ.text(),
+        (Layout::GoKit, _) => words::AFTER_GO_KIT.text(),
+        (Layout::Grpc, _) => words::AFTER_GRPC.text(),
+        (Layout::Plain, _) => words::AFTER_PLAIN.text(),
     }
 }
 
 /// What else is to be said where it is the service's last instance.
 pub fn last_one(layout: Layout) -> Option<&'static str> {
-    matches!(layout, Layout::Kratos | Layout::Kitex).then_some(words::AFTER_LAST_KEEPS_TRAFFIC)
+    matches!(layout, Layout::Kratos | Layout::Kitex).then_some(words::AFTER_LAST_KEEPS_TRAFFIC.text())
 }
 
 /// Whether the service's name has to be typed: the last live instance, or more than half of them.
@@ -64,7 +64,7 @@ mod tests {
                 let text = sentence(layout, act, true);
                 assert!(text.ends_with('.') && !text.contains('!'), "{text}");
             }
-            assert_eq!(sentence(layout, Act::Delete, false), words::AFTER_PERMANENT);
+            assert_eq!(sentence(layout, Act::Delete, false), words::AFTER_PERMANENT.text());
         }
         assert!(last_one(Layout::Kratos).is_some() && last_one(Layout::GoKit).is_none());
     }

@@ -110,8 +110,8 @@ impl Ui {
         window_event_listener_untyped("keydown", move |event| ui.press(&event));
         Effect::new(move |_| {
             let title = ui.address.with(|address| match &address.service {
-                Some(name) => [name, " · ", words::NAME].concat(),
-                None => words::NAME.to_owned(),
+                Some(name) => [name, " · ", words::NAME.text()].concat(),
+                None => words::NAME.text().to_owned(),
             });
             document().set_title(&title);
         });
@@ -285,7 +285,7 @@ impl Ui {
 pub fn why(error: &ClientError) -> String {
     match error {
         ClientError::Problem(problem) if problem.status < 500 => problem.detail.clone(),
-        error => [&*error.to_string(), ". ", words::NOTHING_CHANGED].concat(),
+        error => [&*error.to_string(), ". ", words::NOTHING_CHANGED.text()].concat(),
     }
 }
 

@@ -143,7 +143,7 @@ impl Draft {
                 Some((key, value)) if !key.trim().is_empty() => {
                     metadata.insert(key.trim().to_owned(), value.trim().to_owned());
                 }
-                _ => return Err(FieldError::new("/instance/metadata", words::METADATA_LINE)),
+                _ => return Err(FieldError::new("/instance/metadata", words::METADATA_LINE.text())),
             }
         }
         Ok(metadata)
@@ -151,10 +151,10 @@ impl Draft {
 
     fn ttl_s(&self) -> Result<Option<i64>, FieldError> {
         match self.ttl_s.trim() {
-            "" | words::PERMANENT => Ok(None),
+            "" | "permanent" => Ok(None),
             text => match text.trim_end_matches('s').trim_end().parse() {
                 Ok(ttl_s) if (TTL_S_MIN..=TTL_S_MAX).contains(&ttl_s) => Ok(Some(ttl_s)),
-                _ => Err(FieldError::new("/ttl_s", words::TTL_RANGE)),
+                _ => Err(FieldError::new("/ttl_s", words::TTL_RANGE.text())),
             },
         }
     }
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn permanent_means_no_lease_and_nobody_who_renews() {
-        for text in ["", "  ", words::PERMANENT] {
+        for text in ["", "  ", words::PERMANENT.text()] {
             let request = Draft { ttl_s: text.into(), ..draft() }.request(&prefix()).unwrap();
             assert_eq!((request.ttl_s, request.keep_alive), (None, None));
         }

@@ -1,134 +1,222 @@
-//! Every word the page says, in one place, so that another language is another module like this one.
+//! Every word the page says, in one place: a table of sentences by name, in English here, in other languages as files.
+//!
+//! A word is an index into the table of the language that is spoken. English is part of the program; another language
+//! is a text file of as many lines, `NAME = text` in the same order, which [`speak`] takes in. `{0}`, `{1}` stand for
+//! what is put in. Must not know: where a file comes from, or who chose it.
 
 #![expect(missing_docs, reason = "the words say themselves")]
 
+use std::cell::Cell;
+
 use rollcall_shared::{CauseKind, Layout};
 
-pub const NAME: &str = "Rollcall";
-pub const SERVICES: &str = "Services";
-pub const OVERVIEW: &str = "Overview";
-pub const ACTIVITY: &str = "Activity";
-pub const SEARCH: &str = "Search";
-pub const SEARCH_HINT: &str = "Search  name, zone:b, state:late, !not";
-pub const REGISTER: &str = "Register";
-pub const DEREGISTER: &str = "Deregister";
-pub const CLOSE: &str = "Close";
-pub const CANCEL: &str = "Cancel";
-pub const UNDO: &str = "Undo";
-pub const COPY: &str = "Copy";
-pub const COPIED: &str = "Copied";
-pub const THEME: &str = "Switch between light and dark";
-pub const SKIP: &str = "Skip to the instances";
+/// Something the page says, in the language that is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Word(u16);
 
-pub const STATE: &str = "State";
-pub const ID: &str = "Id";
-pub const SERVICE: &str = "Service";
-pub const ENDPOINTS: &str = "Endpoints";
-pub const VERSION: &str = "Version";
-pub const METADATA: &str = "Metadata";
-pub const LEASE: &str = "Lease";
-pub const ACTIONS: &str = "Actions";
-pub const KEY: &str = "Key";
-pub const LAYOUT: &str = "Layout";
-pub const SOURCE: &str = "Source";
-pub const REVISIONS: &str = "Revisions";
-pub const RAW: &str = "Value as it stands in etcd";
-pub const HISTORY: &str = "What happened while this page was open";
-pub const OTHER_KEYS: &str = "Other keys of this lease";
-pub const WARNING: &str = "Odd";
-pub const CAUSE: &str = "Cause";
+thread_local! {
+    static SPOKEN: Cell<&'static [&'static str]> = const { Cell::new(&ENGLISH) };
+}
 
-pub const LIVE: &str = "live";
-pub const LATE: &str = "late";
-pub const GONE: &str = "gone";
-pub const MALFORMED: &str = "malformed";
-pub const PERMANENT: &str = "permanent";
-pub const JUST_GONE: &str = "left just now";
-pub const LATE_WHY: &str = "A renewal is overdue";
-pub const NO_LEASE: &str = "No lease: the key stays until somebody deletes it";
+impl Word {
+    /// It, in the language that is spoken.
+    pub fn text(self) -> &'static str {
+        SPOKEN.get()[usize::from(self.0)]
+    }
 
-pub const WAITING: &str = "Waiting for the first snapshot";
-pub const CONNECTING: &str = "connecting";
-pub const RECONNECTING: &str = "reconnecting";
-pub const RELOAD: &str = "This page and its server are of different versions: reload the page.";
-pub const EMPTY: &str = "Nothing is registered yet";
-pub const EMPTY_WATCHED: &str =
-    "These prefixes are watched. Whatever registers below one of them appears here at once.";
-pub const EMPTY_SNIPPET: &str = "Register a first service from a shell:";
-pub const SNIPPET: &str = "rollcall register --name hello --endpoint http://127.0.0.1:8000";
-pub const NO_MATCH: &str = "Nothing matches this search";
-pub const CLEAR_SEARCH: &str = "Clear the search";
-pub const NO_ACTIVITY: &str = "Nothing has changed since this page was opened.";
-pub const NO_SUCH_SERVICE: &str = "No instance of this service";
-pub const NO_SUCH_SERVICE_MORE: &str = "It has none now. This page fills as soon as one registers.";
-pub const NO_SUCH_KEY: &str = "Nothing stands under this key now.";
-pub const ALL_WELL: &str = "Nothing looks wrong.";
-pub const LOOKS_WRONG: &str = "What looks wrong";
-pub const BIGGEST: &str = "Biggest services";
+    /// It, with `parts` in place of `{0}`, `{1}` and so on.
+    pub fn with(self, parts: &[&str]) -> String {
+        let mut out = String::new();
+        let mut rest = self.text();
+        while let Some((before, after)) = rest.split_once('{') {
+            let (index, after) = after.split_once('}').unwrap_or(("", after));
+            out.push_str(before);
+            out.push_str(index.parse().ok().and_then(|index: usize| parts.get(index)).unwrap_or(&""));
+            rest = after;
+        }
+        out.push_str(rest);
+        out
+    }
+}
 
-pub const AFTER_PERMANENT: &str =
-    "The key is permanent: no lease stands behind it, so it stays gone until something registers it again.";
-pub const AFTER_KRATOS_DELETE: &str =
-    "A kratos program does not notice: it stays gone until its process restarts or loses its lease.";
-pub const AFTER_KRATOS_REVOKE: &str =
-    "A kratos program notices and registers again: it is back within about 5 s, a third of its TTL.";
-pub const AFTER_GO_MICRO_DELETE: &str =
-    "A go-micro program does not notice: it stays gone until its process restarts or loses its lease.";
-pub const AFTER_GO_MICRO_REVOKE: &str =
-    "A go-micro program comes back at its next round: within 30 s with v2 and v4, within 50 s with v5.";
-pub const AFTER_GO_ZERO_DELETE: &str = "A go-zero program comes back at once, under the same key and lease: it watches its own key. This will not keep it out.";
-pub const AFTER_GO_ZERO_REVOKE: &str =
-    "A go-zero program comes back within 1 to 5 s under a new key (with an id of its own, under the same one).";
-pub const AFTER_KITEX: &str = "A Kitex program polls its own key: it is back within 30 s, under a new lease.";
-pub const AFTER_HERTZ: &str =
-    "A Hertz program stays gone until it restarts; its retries fail and leave behind leases of 60 s.";
-pub const AFTER_GO_KIT: &str = "A go-kit program never registers again by itself: it stays gone until it restarts.";
-pub const AFTER_GRPC: &str =
-    "What registered it through etcd's gRPC naming does not notice: it stays gone until that program restarts.";
-pub const AFTER_PLAIN: &str =
-    "What registered it does not notice: it stays gone until that program restarts or registers again.";
-pub const AFTER_LAST_KEEPS_TRAFFIC: &str =
-    "It is the last one: callers that run already keep calling its address, and new callers find nobody.";
-pub const AFTER_UNDO: &str = "For 60 s this can be undone.";
-pub const AFTER_NO_UNDO: &str = "A revoked lease cannot be put back.";
-pub const DELETE_KEY: &str = "Delete the key";
-pub const REVOKE_LEASE: &str = "Revoke the lease";
-pub const REVOKE_OTHERS: &str = "These keys go with it:";
-pub const REVOKE_ALONE: &str = "No other key hangs on this lease.";
-pub const TYPE_THE_NAME: &str = "To confirm, type the service's name:";
-pub const WORKING: &str = "Working";
-pub const NOTHING_CHANGED: &str = "Nothing was changed.";
-pub const CHANGED_MEANWHILE: &str =
-    "It has changed since this was opened. What is shown now is as it stands; confirm again to take that out.";
-pub const ALREADY_GONE: &str = "It is gone already.";
+/// Speaks English from now on, or the language of a file. A file that is not complete is not taken.
+///
+/// It stays in memory: what was said in it may be held anywhere.
+pub fn speak(file: Option<&str>) -> bool {
+    let Some(file) = file else {
+        SPOKEN.set(&ENGLISH);
+        return true;
+    };
+    let words: Vec<&'static str> =
+        file.lines().filter_map(|line| line.split_once(" = ")).map(|(_, text)| &*text.to_owned().leak()).collect();
+    let is_complete = words.len() == ENGLISH.len();
+    if is_complete {
+        SPOKEN.set(words.leak());
+    }
+    is_complete
+}
 
-pub const REGISTER_TITLE: &str = "Register an instance";
-pub const NAME_LABEL: &str = "Service name";
-pub const ID_HINT: &str = "Left empty, one is made";
-pub const URLS_HINT: &str = "One a line, or parted by commas, such as http://10.0.0.1:8000";
-pub const ADDRESS_HINT: &str = "One host:port, such as 10.0.0.1:8000";
-pub const URL_OR_ADDRESS_HINT: &str = "One URL or host:port, such as http://10.0.0.1:8000";
-pub const METADATA_HINT: &str = "key=value, one a line";
-pub const METADATA_LINE: &str = "each line is key=value, with a key";
-pub const TTL: &str = "TTL in seconds";
-pub const TTL_HINT: &str = "Empty: a permanent key without a lease";
-pub const TTL_RANGE: &str = "a TTL is 2 to 9000000000 seconds; leave it empty for a permanent key";
-pub const KEEP_ALIVE: &str = "Renewed by";
-pub const KEEP_ALIVE_SERVER: &str = "this server, until it is deregistered";
-pub const KEEP_ALIVE_CALLER: &str = "the program itself";
+macro_rules! words {
+    ($($name:ident = $text:literal;)+) => {
+        #[expect(non_camel_case_types, clippy::upper_case_acronyms, reason = "they are the constants' names")]
+        enum Place { $($name),+ }
+        $(pub const $name: Word = Word(Place::$name as u16);)+
+        static ENGLISH: [&str; [$(Place::$name as u16),+].len()] = [$($text),+];
+        #[cfg(test)]
+        const NAMES: [&str; ENGLISH.len()] = [$(stringify!($name)),+];
+    };
+}
+
+words! {
+    NAME = "Rollcall";
+    SERVICES = "Services";
+    OVERVIEW = "Overview";
+    ACTIVITY = "Activity";
+    SEARCH = "Search";
+    SEARCH_HINT = "Search  name, zone:b, state:late, !not";
+    REGISTER = "Register";
+    DEREGISTER = "Deregister";
+    CLOSE = "Close";
+    CANCEL = "Cancel";
+    UNDO = "Undo";
+    COPY = "Copy";
+    COPIED = "Copied";
+    THEME = "Switch between light and dark";
+    SKIP = "Skip to the instances";
+    STATE = "State";
+    ID = "Id";
+    SERVICE = "Service";
+    ENDPOINTS = "Endpoints";
+    VERSION = "Version";
+    METADATA = "Metadata";
+    LEASE = "Lease";
+    ACTIONS = "Actions";
+    KEY = "Key";
+    LAYOUT = "Layout";
+    SOURCE = "Source";
+    REVISIONS = "Revisions";
+    RAW = "Value as it stands in etcd";
+    HISTORY = "What happened while this page was open";
+    OTHER_KEYS = "Other keys of this lease";
+    WARNING = "Odd";
+    CAUSE = "Cause";
+    LIVE = "live";
+    LATE = "late";
+    GONE = "gone";
+    MALFORMED = "malformed";
+    PERMANENT = "permanent";
+    JUST_GONE = "left just now";
+    LATE_WHY = "A renewal is overdue";
+    NO_LEASE = "No lease: the key stays until somebody deletes it";
+    WAITING = "Waiting for the first snapshot";
+    CONNECTING = "connecting";
+    RECONNECTING = "reconnecting";
+    RELOAD = "This page and its server are of different versions: reload the page.";
+    EMPTY = "Nothing is registered yet";
+    EMPTY_WATCHED = "These prefixes are watched. Whatever registers below one of them appears here at once.";
+    EMPTY_SNIPPET = "Register a first service from a shell:";
+    SNIPPET = "rollcall register --name hello --endpoint http://127.0.0.1:8000";
+    NO_MATCH = "Nothing matches this search";
+    CLEAR_SEARCH = "Clear the search";
+    NO_ACTIVITY = "Nothing has changed since this page was opened.";
+    NO_SUCH_SERVICE = "No instance of this service";
+    NO_SUCH_SERVICE_MORE = "It has none now. This page fills as soon as one registers.";
+    NO_SUCH_KEY = "Nothing stands under this key now.";
+    ALL_WELL = "Nothing looks wrong.";
+    LOOKS_WRONG = "What looks wrong";
+    BIGGEST = "Biggest services";
+    AFTER_PERMANENT = "The key is permanent: no lease stands behind it, so it stays gone until something registers it again.";
+    AFTER_KRATOS_DELETE = "A kratos program does not notice: it stays gone until its process restarts or loses its lease.";
+    AFTER_KRATOS_REVOKE = "A kratos program notices and registers again: it is back within about 5 s, a third of its TTL.";
+    AFTER_GO_MICRO_DELETE = "A go-micro program does not notice: it stays gone until its process restarts or loses its lease.";
+    AFTER_GO_MICRO_REVOKE = "A go-micro program comes back at its next round: within 30 s with v2 and v4, within 50 s with v5.";
+    AFTER_GO_ZERO_DELETE = "A go-zero program comes back at once, under the same key and lease: it watches its own key. This will not keep it out.";
+    AFTER_GO_ZERO_REVOKE = "A go-zero program comes back within 1 to 5 s under a new key (with an id of its own, under the same one).";
+    AFTER_KITEX = "A Kitex program polls its own key: it is back within 30 s, under a new lease.";
+    AFTER_HERTZ = "A Hertz program stays gone until it restarts; its retries fail and leave behind leases of 60 s.";
+    AFTER_GO_KIT = "A go-kit program never registers again by itself: it stays gone until it restarts.";
+    AFTER_GRPC = "What registered it through etcd's gRPC naming does not notice: it stays gone until that program restarts.";
+    AFTER_PLAIN = "What registered it does not notice: it stays gone until that program restarts or registers again.";
+    AFTER_LAST_KEEPS_TRAFFIC = "It is the last one: callers that run already keep calling its address, and new callers find nobody.";
+    AFTER_UNDO = "For 60 s this can be undone.";
+    AFTER_NO_UNDO = "A revoked lease cannot be put back.";
+    DELETE_KEY = "Delete the key";
+    REVOKE_LEASE = "Revoke the lease";
+    REVOKE_OTHERS = "These keys go with it:";
+    REVOKE_ALONE = "No other key hangs on this lease.";
+    TYPE_THE_NAME = "To confirm, type the service's name:";
+    WORKING = "Working";
+    NOTHING_CHANGED = "Nothing was changed.";
+    CHANGED_MEANWHILE = "It has changed since this was opened. What is shown now is as it stands; confirm again to take that out.";
+    ALREADY_GONE = "It is gone already.";
+    REGISTER_TITLE = "Register an instance";
+    NAME_LABEL = "Service name";
+    ID_HINT = "Left empty, one is made";
+    URLS_HINT = "One a line, or parted by commas, such as http://10.0.0.1:8000";
+    ADDRESS_HINT = "One host:port, such as 10.0.0.1:8000";
+    URL_OR_ADDRESS_HINT = "One URL or host:port, such as http://10.0.0.1:8000";
+    METADATA_HINT = "key=value, one a line";
+    METADATA_LINE = "each line is key=value, with a key";
+    TTL = "TTL in seconds";
+    TTL_HINT = "Empty: a permanent key without a lease";
+    TTL_RANGE = "a TTL is 2 to 9000000000 seconds; leave it empty for a permanent key";
+    KEEP_ALIVE = "Renewed by";
+    KEEP_ALIVE_SERVER = "this server, until it is deregistered";
+    KEEP_ALIVE_CALLER = "the program itself";
+    APPEARED = "appeared";
+    CHANGED = "changed";
+    RESTORED = "etcd came back from a backup: what is shown is its state now";
+    STARTED_OVER = "the page was brought up to date from a fresh snapshot";
+    DETAILS = "Details";
+    CREATED = "created at";
+    LAST_CHANGED = "last changed at";
+    ONE_INSTANCE = "{0} instance";
+    MANY_INSTANCES = "{0} instances";
+    ONE_SERVICE = "{0} service";
+    MANY_SERVICES = "{0} services";
+    ONE_KEY = "{0} key";
+    MANY_KEYS = "{0} keys";
+    SECONDS = "{0} s";
+    MINUTES = "{0} min";
+    HOURS = "{0} h";
+    DAYS = "{0} d";
+    NOW = "now";
+    AGO = "{0} ago";
+    CAUSE_DEREGISTERED = "was deregistered";
+    CAUSE_EXPIRED = "vanished: its lease expired (crashed or cut off)";
+    CAUSE_REVOKED = "was taken out: its lease was revoked";
+    CAUSE_UNKNOWN = "vanished, cause unknown";
+    ETCD_SILENT = "etcd is silent for {0}: showing what was true at {1}";
+    ETCD_AWAY = "etcd away for {0}: showing what was true at {1}";
+    DEREGISTER_TITLE = "Deregister {0} of {1}?";
+    DEREGISTERED = "{0} was deregistered.";
+    REVOKED = "The lease was revoked; {0} went with it.";
+    PUT_BACK = "{0} is back.";
+    BURST_APPEARED = "{0} appeared";
+    BURST_VANISHED = "{0} vanished";
+    BURST_CHANGED = "{0} changed";
+    BURST = "{0} within moments";
+    LIST_COMMA = ", ";
+    SO_FAR = "{0} so far";
+}
 
 /// `1 instance`, `1,234 instances`.
 pub fn instances(count: usize) -> String {
-    counted(count, "instance", "instances")
+    counted(count, ONE_INSTANCE, MANY_INSTANCES)
 }
 
 /// `1 service`, `12 services`.
 pub fn services(count: usize) -> String {
-    counted(count, "service", "services")
+    counted(count, ONE_SERVICE, MANY_SERVICES)
 }
 
-fn counted(count: usize, one: &str, many: &str) -> String {
-    [&*number(count), " ", if count == 1 { one } else { many }].concat()
+/// `1 key`, `12 keys`.
+pub fn keys(count: usize) -> String {
+    counted(count, ONE_KEY, MANY_KEYS)
+}
+
+fn counted(count: usize, one: Word, many: Word) -> String {
+    if count == 1 { one } else { many }.with(&[&number(count)])
 }
 
 /// A number with its thousands parted.
@@ -147,69 +235,69 @@ pub fn number(count: usize) -> String {
 /// `12 s`, `3 min`, `2 h`: a length of time, roughly.
 pub fn about(seconds: u64) -> String {
     let (count, unit) = match seconds {
-        0..120 => (seconds, " s"),
-        120..7_200 => (seconds / 60, " min"),
-        7_200..172_800 => (seconds / 3_600, " h"),
-        _ => (seconds / 86_400, " d"),
+        0..120 => (seconds, SECONDS),
+        120..7_200 => (seconds / 60, MINUTES),
+        7_200..172_800 => (seconds / 3_600, HOURS),
+        _ => (seconds / 86_400, DAYS),
     };
-    [&*count.to_string(), unit].concat()
+    unit.with(&[&count.to_string()])
 }
 
 /// How long ago something happened.
 pub fn ago(seconds: u64) -> String {
-    if seconds < 2 { "now".to_owned() } else { [&*about(seconds), " ago"].concat() }
+    if seconds < 2 { NOW.text().to_owned() } else { AGO.with(&[&about(seconds)]) }
 }
 
 /// What a cause means, after the instance's name.
 pub fn cause(cause: CauseKind) -> &'static str {
     match cause {
-        CauseKind::Deregistered => "was deregistered",
-        CauseKind::Expired => "vanished: its lease expired (crashed or cut off)",
-        CauseKind::Revoked => "was taken out: its lease was revoked",
-        CauseKind::Unknown => "vanished, cause unknown",
+        CauseKind::Deregistered => CAUSE_DEREGISTERED,
+        CauseKind::Expired => CAUSE_EXPIRED,
+        CauseKind::Revoked => CAUSE_REVOKED,
+        CauseKind::Unknown => CAUSE_UNKNOWN,
     }
+    .text()
 }
 
 /// The connection's state while etcd is away.
 pub fn etcd_away(stale: bool, for_s: u64, since: &str) -> String {
-    let what = if stale { "etcd is silent for " } else { "etcd away for " };
-    [what, &about(for_s), ": showing what was true at ", since].concat()
+    if stale { ETCD_SILENT } else { ETCD_AWAY }.with(&[&about(for_s), since])
 }
 
 /// The label of a dialog.
 pub fn deregister_title(id: &str, service: &str) -> String {
-    ["Deregister ", id, " of ", service, "?"].concat()
+    DEREGISTER_TITLE.with(&[id, service])
 }
 
 /// Said when it was done.
 pub fn deregistered(id: &str) -> String {
-    [id, " was deregistered."].concat()
+    DEREGISTERED.with(&[id])
 }
 
 /// Said when a lease was revoked.
-pub fn revoked(keys: usize) -> String {
-    ["The lease was revoked; ", &counted(keys, "key", "keys"), " went with it."].concat()
+pub fn revoked(count: usize) -> String {
+    REVOKED.with(&[&keys(count)])
 }
 
 /// Said when it was put back.
 pub fn put_back(id: &str) -> String {
-    [id, " is back."].concat()
+    PUT_BACK.with(&[id])
 }
 
 /// Many changes within a second, as one line.
 pub fn burst(appeared: usize, vanished: usize, changed: usize) -> String {
     let mut parts = Vec::new();
-    for (count, what) in [(appeared, "appeared"), (vanished, "vanished"), (changed, "changed")] {
+    for (count, what) in [(appeared, BURST_APPEARED), (vanished, BURST_VANISHED), (changed, BURST_CHANGED)] {
         if count > 0 {
-            parts.push([&*instances(count), " ", what].concat());
+            parts.push(what.with(&[&instances(count)]));
         }
     }
-    [&*parts.join(", "), " within moments"].concat()
+    BURST.with(&[&parts.join(LIST_COMMA.text())])
 }
 
 /// How many records of a snapshot have come.
 pub fn snapshot_progress(records: usize) -> String {
-    [&*instances(records), " so far"].concat()
+    SO_FAR.with(&[&instances(records)])
 }
 
 /// The layout's framework, as a person calls it.
@@ -226,10 +314,25 @@ pub fn layout(layout: Layout) -> &'static str {
     }
 }
 
-pub const APPEARED: &str = "appeared";
-pub const CHANGED: &str = "changed";
-pub const RESTORED: &str = "etcd came back from a backup: what is shown is its state now";
-pub const STARTED_OVER: &str = "the page was brought up to date from a fresh snapshot";
-pub const DETAILS: &str = "Details";
-pub const CREATED: &str = "created at";
-pub const LAST_CHANGED: &str = "last changed at";
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_take_their_places() {
+        assert_eq!(burst(1, 0, 1_234), "1 instance appeared, 1,234 instances changed within moments");
+        assert_eq!(etcd_away(false, 130, "14:02:11"), "etcd away for 2 min: showing what was true at 14:02:11");
+        assert_eq!(deregister_title("{1}", "{0}"), "Deregister {1} of {0}?");
+    }
+
+    #[test]
+    fn only_a_complete_language_is_spoken() {
+        assert!(!speak(Some("NAME = x\n")));
+        assert_eq!(SERVICES.text(), "Services");
+        let file: String = NAMES.iter().zip(ENGLISH).map(|(name, text)| [name, " = ", text, "!\n"].concat()).collect();
+        assert!(speak(Some(&file)));
+        assert_eq!(SERVICES.text(), "Services!");
+        assert!(speak(None));
+        assert_eq!(SERVICES.text(), "Services");
+    }
+}

@@ -23,12 +23,12 @@ pub fn activity(ui: Ui) -> El {
     let happened = ui.store.feed(SHOWN_MAX, None);
     let nothing_yet = move || {
         let is_empty = happened.with(Vec::is_empty);
-        is_empty.then(|| said("p", "quiet", words::NO_ACTIVITY)).into_iter().collect()
+        is_empty.then(|| said("p", "quiet", words::NO_ACTIVITY.text())).into_iter().collect()
     };
     el("aside")
         .class("activity")
-        .attr("aria-label", words::ACTIVITY)
-        .child(said("h2", "", words::ACTIVITY))
+        .attr("aria-label", words::ACTIVITY.text())
+        .child(said("h2", "", words::ACTIVITY.text()))
         .part(nothing_yet)
         .child(feed(ui, happened))
 }
@@ -79,10 +79,10 @@ fn told(what: &What) -> (&'static str, Option<(String, Address)>, String, Option
     match what {
         What::Appeared(record) => {
             let kind = if record.instance().is_some() { "appeared" } else { "malformed" };
-            (kind, subject, words::APPEARED.to_owned(), None)
+            (kind, subject, words::APPEARED.text().to_owned(), None)
         }
-        What::Changed { fields, .. } => ("changed", subject, [words::CHANGED, ": ", fields].concat(), None),
-        What::Vanished { why: None, .. } => ("vanished", subject, words::JUST_GONE.to_owned(), None),
+        What::Changed { fields, .. } => ("changed", subject, [words::CHANGED.text(), ": ", fields].concat(), None),
+        What::Vanished { why: None, .. } => ("vanished", subject, words::JUST_GONE.text().to_owned(), None),
         What::Vanished { why: Some(why), .. } => {
             (why.cause.as_str(), subject, words::cause(why.cause).to_owned(), Some(why.evidence.clone()))
         }
@@ -95,8 +95,8 @@ fn told(what: &What) -> (&'static str, Option<(String, Address)>, String, Option
         }
         What::Snapshot(reason) => {
             let text = match reason {
-                SnapshotReason::Restored => words::RESTORED,
-                _ => words::STARTED_OVER,
+                SnapshotReason::Restored => words::RESTORED.text(),
+                _ => words::STARTED_OVER.text(),
             };
             ("snapshot", None, text.to_owned(), None)
         }

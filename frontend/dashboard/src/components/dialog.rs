@@ -86,24 +86,26 @@ fn question(ui: Ui, record: Arc<Record>) -> El {
         el("label").child(radio.attr_if("checked", (this == Act::Delete).then_some(""))).text(name)
     };
     let choices = lease.map(|_| {
-        let both = [choice(Act::Delete, words::DELETE_KEY), choice(Act::Revoke, words::REVOKE_LEASE)];
+        let both = [choice(Act::Delete, words::DELETE_KEY.text()), choice(Act::Revoke, words::REVOKE_LEASE.text())];
         el("fieldset").children(both)
     });
     let follows =
         move || shown.with(|record| aftermath::sentence(record.layout, act.get(), record.lease.is_some())).to_owned();
     let going_along = move || match (act.get(), keys.get()) {
         (Act::Delete, _) => Vec::new(),
-        (Act::Revoke, None) => vec![said("p", "quiet", words::WORKING)],
+        (Act::Revoke, None) => vec![said("p", "quiet", words::WORKING.text())],
         (Act::Revoke, Some(keys)) => {
             let others: Vec<String> = keys.into_iter().filter(|other| *other != key()).collect();
             if others.is_empty() {
-                vec![said("p", "quiet", words::REVOKE_ALONE)]
+                vec![said("p", "quiet", words::REVOKE_ALONE.text())]
             } else {
-                vec![said("p", "", words::REVOKE_OTHERS), list_of_keys(&others)]
+                vec![said("p", "", words::REVOKE_OTHERS.text()), list_of_keys(&others)]
             }
         }
     };
-    let can_undo = move || if act.get() == Act::Delete { words::AFTER_UNDO } else { words::AFTER_NO_UNDO }.to_owned();
+    let can_undo = move || {
+        if act.get() == Act::Delete { words::AFTER_UNDO.text() } else { words::AFTER_NO_UNDO.text() }.to_owned()
+    };
     let guard = guarded.then(|| {
         let input = el("input")
             .attr("type", "text")
@@ -111,7 +113,7 @@ fn question(ui: Ui, record: Arc<Record>) -> El {
             .attr("autocomplete", "off")
             .attr("spellcheck", "false")
             .on("input", move |event| typed.set(event_target_value(&event)));
-        let what = said("span", "", words::TYPE_THE_NAME).text(" ").child(said("b", "mono", &service));
+        let what = said("span", "", words::TYPE_THE_NAME.text()).text(" ").child(said("b", "mono", &service));
         el("label").class("guard").child(what).child(input)
     });
     let confirm = el("button")
@@ -119,8 +121,8 @@ fn question(ui: Ui, record: Arc<Record>) -> El {
         .attr("type", "submit")
         .attr("data-testid", "confirm")
         .flag("disabled", move || !ready.get())
-        .text_of(move || if working.get() { words::WORKING } else { words::DEREGISTER }.to_owned());
-    let cancel = button("", words::CANCEL, move |_| close()).attr("data-testid", "cancel");
+        .text_of(move || if working.get() { words::WORKING.text() } else { words::DEREGISTER.text() }.to_owned());
+    let cancel = button("", words::CANCEL.text(), move |_| close()).attr("data-testid", "cancel");
     let form = el("form")
         .on("submit", submit)
         .child(said("h2", "", &title).attr("id", "dialog-title"))
@@ -170,8 +172,8 @@ async fn take_out(ui: Ui, record: &Record, act: Act, keys: Option<Vec<String>>) 
     done.map_err(|error| {
         let now = error.problem().and_then(|problem| problem.record.clone());
         let text = match error.problem().map(|problem| problem.status) {
-            Some(404) => words::ALREADY_GONE.to_owned(),
-            Some(409) if now.is_some() => words::CHANGED_MEANWHILE.to_owned(),
+            Some(404) => words::ALREADY_GONE.text().to_owned(),
+            Some(409) if now.is_some() => words::CHANGED_MEANWHILE.text().to_owned(),
             _ => why(&error),
         };
         Refused { text, now }

@@ -14,15 +14,15 @@ pub fn empty(ui: Ui) -> El {
                 0 => String::new(),
                 records => words::snapshot_progress(records),
             };
-            vec![said("h2", "", words::WAITING), el("p").class("quiet").text_of(progress)]
+            vec![said("h2", "", words::WAITING.text()), el("p").class("quiet").text_of(progress)]
         } else if is_searching {
             let clear = move |_| ui.search_for(String::new());
-            vec![said("h2", "", words::NO_MATCH), button("", words::CLEAR_SEARCH, clear)]
+            vec![said("h2", "", words::NO_MATCH.text()), button("", words::CLEAR_SEARCH.text(), clear)]
         } else if ui.address.with(|address| address.service.is_some()) {
             vec![
-                said("h2", "", words::NO_SUCH_SERVICE),
-                said("p", "", words::NO_SUCH_SERVICE_MORE),
-                link("", &Address::default().href(), words::OVERVIEW),
+                said("h2", "", words::NO_SUCH_SERVICE.text()),
+                said("p", "", words::NO_SUCH_SERVICE_MORE.text()),
+                link("", &Address::default().href(), words::OVERVIEW.text()),
             ]
         } else {
             first_steps(ui)
@@ -34,14 +34,18 @@ pub fn empty(ui: Ui) -> El {
 fn first_steps(ui: Ui) -> Vec<El> {
     let sources = ui.store.read(|live| live.catalog().revisions().keys().cloned().collect::<Vec<_>>());
     let copy = move |_| {
-        browser::copy(words::SNIPPET);
-        ui.tell(words::COPIED.to_owned(), None);
+        browser::copy(words::SNIPPET.text());
+        ui.tell(words::COPIED.text().to_owned(), None);
     };
     vec![
-        said("h2", "", words::EMPTY),
-        said("p", "", words::EMPTY_WATCHED),
+        said("h2", "", words::EMPTY.text()),
+        said("p", "", words::EMPTY_WATCHED.text()),
         el("ul").class("prefixes mono").children(sources.iter().map(|source| said("li", "", source))),
-        said("p", "", words::EMPTY_SNIPPET),
-        el("p").class("snippet mono").child(said("code", "", words::SNIPPET)).child(button("", words::COPY, copy)),
+        said("p", "", words::EMPTY_SNIPPET.text()),
+        el("p").class("snippet mono").child(said("code", "", words::SNIPPET.text())).child(button(
+            "",
+            words::COPY.text(),
+            copy,
+        )),
     ]
 }

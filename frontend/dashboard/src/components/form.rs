@@ -111,9 +111,9 @@ pub fn register_form(ui: Ui) -> El {
     };
     let of_form = move || error(Field::Form).or_else(|| error(Field::Layout)).unwrap_or_default();
     let endpoints_hint = |layout| match layout {
-        Layout::Kratos => words::URLS_HINT,
-        Layout::GoKit => words::URL_OR_ADDRESS_HINT,
-        _ => words::ADDRESS_HINT,
+        Layout::Kratos => words::URLS_HINT.text(),
+        Layout::GoKit => words::URL_OR_ADDRESS_HINT.text(),
+        _ => words::ADDRESS_HINT.text(),
     };
     let option = |value: &str, name: &str| said("option", "", name).attr("value", value);
     let chosen = draft.with_untracked(|draft| draft.layout);
@@ -124,29 +124,29 @@ pub fn register_form(ui: Ui) -> El {
     let layout = el("select").on("change", choose).children(layouts);
     let keep_alive = el("select")
         .on("change", renew)
-        .child(option("server", words::KEEP_ALIVE_SERVER))
-        .child(option("caller", words::KEEP_ALIVE_CALLER));
-    let submit_button = said("button", "primary", words::REGISTER)
+        .child(option("server", words::KEEP_ALIVE_SERVER.text()))
+        .child(option("caller", words::KEEP_ALIVE_CALLER.text()));
+    let submit_button = said("button", "primary", words::REGISTER.text())
         .attr("type", "submit")
         .attr("data-testid", "submit")
         .flag("disabled", move || working.get());
-    let cancel = button("", words::CANCEL, move |_| ui.close_sheet());
+    let cancel = button("", words::CANCEL.text(), move |_| ui.close_sheet());
     let form = el("form")
         .class("register")
         .attr("novalidate", "")
         .on("submit", submit)
-        .child(labelled("layout", words::LAYOUT, layout))
-        .child(line(Field::Name, "name", words::NAME_LABEL, |_| ""))
-        .child(line(Field::Endpoints, "endpoints", words::ENDPOINTS, endpoints_hint))
-        .child(line(Field::Id, "id", words::ID, |_| words::ID_HINT))
-        .child(line(Field::Version, "version", words::VERSION, |_| ""))
-        .child(line(Field::Metadata, "metadata", words::METADATA, |_| words::METADATA_HINT))
-        .child(line(Field::Ttl, "ttl_s", words::TTL, |_| words::TTL_HINT))
-        .child(labelled("keep_alive", words::KEEP_ALIVE, keep_alive))
+        .child(labelled("layout", words::LAYOUT.text(), layout))
+        .child(line(Field::Name, "name", words::NAME_LABEL.text(), |_| ""))
+        .child(line(Field::Endpoints, "endpoints", words::ENDPOINTS.text(), endpoints_hint))
+        .child(line(Field::Id, "id", words::ID.text(), |_| words::ID_HINT.text()))
+        .child(line(Field::Version, "version", words::VERSION.text(), |_| ""))
+        .child(line(Field::Metadata, "metadata", words::METADATA.text(), |_| words::METADATA_HINT.text()))
+        .child(line(Field::Ttl, "ttl_s", words::TTL.text(), |_| words::TTL_HINT.text()))
+        .child(labelled("keep_alive", words::KEEP_ALIVE.text(), keep_alive))
         .child(el("p").class("error").attr("role", "alert").text_of(of_form))
         .child(el("footer").child(cancel).child(submit_button));
     queue_microtask(|| browser::focus("form [name=name]"));
-    framed(ui, words::REGISTER_TITLE, said("h2", "", words::REGISTER_TITLE)).child(form)
+    framed(ui, words::REGISTER_TITLE.text(), said("h2", "", words::REGISTER_TITLE.text())).child(form)
 }
 
 fn labelled(name: &str, label: &str, control: El) -> El {

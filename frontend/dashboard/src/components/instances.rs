@@ -59,17 +59,17 @@ pub fn instance_table(ui: Ui, service: Option<String>) -> El {
         let turn = move |_| sort.update(|(by, down)| (*by, *down) = (column, *by == column && !*down));
         still("", class).attr_of("aria-sort", order).child(button("", name, turn))
     };
-    let mut headers = vec![still(words::STATE, "c-state"), header(Column::Id, words::ID, "c-id")];
+    let mut headers = vec![still(words::STATE.text(), "c-state"), header(Column::Id, words::ID.text(), "c-id")];
     if of_all {
-        headers.push(header(Column::Service, words::SERVICE, "c-service"));
+        headers.push(header(Column::Service, words::SERVICE.text(), "c-service"));
     }
-    headers.push(header(Column::Endpoints, words::ENDPOINTS, "c-endpoints"));
+    headers.push(header(Column::Endpoints, words::ENDPOINTS.text(), "c-endpoints"));
     if !of_all {
-        headers.push(header(Column::Version, words::VERSION, "c-version"));
+        headers.push(header(Column::Version, words::VERSION.text(), "c-version"));
     }
-    headers.push(still(words::METADATA, "c-meta"));
-    headers.push(still(words::LEASE, "c-lease"));
-    headers.push(still("", "c-act").child(said("span", "hidden", words::ACTIONS)));
+    headers.push(still(words::METADATA.text(), "c-meta"));
+    headers.push(still(words::LEASE.text(), "c-lease"));
+    headers.push(still("", "c-act").child(said("span", "hidden", words::ACTIONS.text())));
     let filler = |before: bool| {
         let cell = pad(el("td").attr("colspan", "7"), window, count, row_px, before);
         el("tbody").child(el("tr").class("pad").attr("aria-hidden", "true").child(cell))

@@ -51,10 +51,10 @@ pub fn instance_row(ui: Ui, record: Arc<Record>, of_all: bool) -> El {
     let record = move || drawn.with(|row| row.as_ref().map(|row| Arc::clone(&row.record))).expect("a row has a record");
     let is_gone = Memo::new(move |_| state() == RowState::Gone);
     let state_word = move || match state() {
-        RowState::Live if record().instance().is_none() => words::MALFORMED,
-        RowState::Live => words::LIVE,
-        RowState::Late => words::LATE,
-        RowState::Gone => words::GONE,
+        RowState::Live if record().instance().is_none() => words::MALFORMED.text(),
+        RowState::Live => words::LIVE.text(),
+        RowState::Late => words::LATE.text(),
+        RowState::Gone => words::GONE.text(),
     };
     let here = Arc::clone(&key);
     let open = move |event: web_sys::Event| {
@@ -81,7 +81,7 @@ pub fn instance_row(ui: Ui, record: Arc<Record>, of_all: bool) -> El {
         let ask = move |_| {
             ui.dialog.set(drawn.with_untracked(|row| row.as_ref().map(|row| Arc::clone(&row.record))));
         };
-        if is_gone.get() { Vec::new() } else { vec![button("act", words::DEREGISTER, ask)] }
+        if is_gone.get() { Vec::new() } else { vec![button("act", words::DEREGISTER.text(), ask)] }
     };
     let lease = move || if is_gone.get() { Vec::new() } else { lease_left(ui, row) };
     el("tr")
@@ -145,10 +145,10 @@ pub fn copy_address(ui: Ui, scheme: Option<&str>, address: &str, full: &str) -> 
     let copied = full.to_owned();
     let copy = move |_| {
         browser::copy(&copied);
-        ui.tell([words::COPIED, ": ", &copied].concat(), None);
+        ui.tell([words::COPIED.text(), ": ", &copied].concat(), None);
     };
     button("address mono", "", copy)
-        .attr("title", &[words::COPY, " ", full].concat())
+        .attr("title", &[words::COPY.text(), " ", full].concat())
         .children(scheme.map(|scheme| said("span", "scheme", scheme)))
         .text(address)
 }
@@ -159,7 +159,7 @@ fn cause(why: Option<&Why>) -> El {
         Some(why) => {
             cause.attr("title", &why.evidence).child(said("b", "", why.cause.as_str())).text(": ").text(&why.evidence)
         }
-        None => cause.text(words::JUST_GONE),
+        None => cause.text(words::JUST_GONE.text()),
     }
 }
 
@@ -188,7 +188,7 @@ fn lease_left(ui: Ui, row: Memo<Option<Row>>) -> Vec<El> {
     let clock = Memo::new(move |_| row.with(|row| row.as_ref().and_then(|row| row.clock)));
     let bar = move || {
         if is_permanent.get() {
-            return vec![said("span", "quiet", words::PERMANENT).attr("title", words::NO_LEASE)];
+            return vec![said("span", "quiet", words::PERMANENT.text()).attr("title", words::NO_LEASE.text())];
         }
         let Some(clock) = clock.get() else { return Vec::new() };
         let left_ms = clock.deadline_ms - browser::now_ms();

@@ -19,8 +19,8 @@ pub fn service_list(ui: Ui) -> El {
         let window = window.get();
         names.with(|names| names.get(window.start..window.end.min(names.len())).unwrap_or_default().to_vec())
     };
-    let heading =
-        said("h2", "", words::SERVICES).child(el("span").class("count").text_of(move || words::number(count.get())));
+    let heading = said("h2", "", words::SERVICES.text())
+        .child(el("span").class("count").text_of(move || words::number(count.get())));
     let list = scroll.box_of("scroll").child(pad(el("div"), window, count, row_px, true));
     let list = list.child(el("div").keyed(shown, move |name| Some(service(ui, name)))).child(pad(
         el("div"),
@@ -29,7 +29,7 @@ pub fn service_list(ui: Ui) -> El {
         row_px,
         false,
     ));
-    el("nav").class("side").attr("aria-label", words::SERVICES).child(heading).child(list)
+    el("nav").class("side").attr("aria-label", words::SERVICES.text()).child(heading).child(list)
 }
 
 fn service(ui: Ui, name: &str) -> El {
@@ -60,10 +60,10 @@ fn service(ui: Ui, name: &str) -> El {
 /// What is odd about a service, or about all: at most so many marks, the gravest first.
 pub fn marks(summary: &Summary, most: usize) -> Vec<El> {
     let marks = [
-        ("malformed", summary.malformed, words::MALFORMED),
-        ("late", summary.late, words::LATE),
-        ("gone", summary.gone, words::GONE),
-        ("permanent", summary.permanent, words::PERMANENT),
+        ("malformed", summary.malformed, words::MALFORMED.text()),
+        ("late", summary.late, words::LATE.text()),
+        ("gone", summary.gone, words::GONE.text()),
+        ("permanent", summary.permanent, words::PERMANENT.text()),
     ];
     let marks = marks.into_iter().filter(|(_, count, _)| *count > 0).take(most);
     marks

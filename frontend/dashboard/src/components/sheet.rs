@@ -39,7 +39,7 @@ pub fn sheet(ui: Ui) -> El {
 
 /// A sheet with its heading and the button that closes it.
 pub fn framed(ui: Ui, label: &str, heading: El) -> El {
-    let close = button("close", "×", move |_| ui.close_sheet()).attr("aria-label", words::CLOSE);
+    let close = button("close", "×", move |_| ui.close_sheet()).attr("aria-label", words::CLOSE.text());
     el("section").class("sheet").attr("aria-label", label).child(el("header").child(heading).child(close))
 }
 
@@ -54,13 +54,17 @@ fn details(ui: Ui, key: &str) -> El {
         move || drawn.with(|row| row.as_ref().map_or_else(|| title.clone(), |row| short_id(&row.record).to_owned()));
     let what = move || match drawn.get() {
         Some(row) => facts(ui, &row),
-        None => vec![said("p", "quiet", if ui.store.ready.get() { words::NO_SUCH_KEY } else { words::WAITING })],
+        None => vec![said(
+            "p",
+            "quiet",
+            if ui.store.ready.get() { words::NO_SUCH_KEY.text() } else { words::WAITING.text() },
+        )],
     };
     let history = move || {
         let is_empty = happened.with(Vec::is_empty);
-        if is_empty { Vec::new() } else { vec![said("h3", "", words::HISTORY)] }
+        if is_empty { Vec::new() } else { vec![said("h3", "", words::HISTORY.text())] }
     };
-    framed(ui, words::DETAILS, el("h2").class("mono").text_of(heading))
+    framed(ui, words::DETAILS.text(), el("h2").class("mono").text_of(heading))
         .child(el("div").class("facts").part(what))
         .part(history)
         .child(feed(ui, happened))
@@ -77,46 +81,46 @@ fn facts(ui: Ui, row: &Row) -> Vec<El> {
     let plain = |text: &str| said("dd", "mono", text);
     if is_gone {
         let why = row.why.as_ref().map(|why| [why.cause.as_str(), ": ", &why.evidence].concat());
-        fact(words::CAUSE, said("dd", "", why.as_deref().unwrap_or(words::JUST_GONE)));
+        fact(words::CAUSE.text(), said("dd", "", why.as_deref().unwrap_or(words::JUST_GONE.text())));
     }
-    fact(words::SERVICE, plain(&record.service));
+    fact(words::SERVICE.text(), plain(&record.service));
     match &record.decoded {
-        Decoded::Malformed { why, .. } => fact(words::MALFORMED, said("dd", "why", why)),
+        Decoded::Malformed { why, .. } => fact(words::MALFORMED.text(), said("dd", "why", why)),
         Decoded::Instance(instance) => {
-            fact(words::ID, plain(&instance.id));
+            fact(words::ID.text(), plain(&instance.id));
             if !instance.version.is_empty() {
-                fact(words::VERSION, plain(&instance.version));
+                fact(words::VERSION.text(), plain(&instance.version));
             }
             let endpoints = instance.endpoints.iter().map(|endpoint| copy_address(ui, None, endpoint, endpoint));
-            fact(words::ENDPOINTS, el("dd").children(endpoints));
+            fact(words::ENDPOINTS.text(), el("dd").children(endpoints));
             if !instance.metadata.is_empty() {
                 let pairs = instance.metadata.iter();
                 let pairs = pairs.map(|(name, value)| el("div").child(said("i", "", name)).text(" = ").text(value));
-                fact(words::METADATA, plain("").children(pairs));
+                fact(words::METADATA.text(), plain("").children(pairs));
             }
         }
     }
     if let Some(warning) = &record.warning {
-        fact(words::WARNING, said("dd", "why", warning));
+        fact(words::WARNING.text(), said("dd", "why", warning));
     }
-    fact(words::KEY, plain(&record.key));
-    fact(words::LAYOUT, plain(words::layout(record.layout)));
-    fact(words::SOURCE, plain(&record.source));
+    fact(words::KEY.text(), plain(&record.key));
+    fact(words::LAYOUT.text(), plain(words::layout(record.layout)));
+    fact(words::SOURCE.text(), plain(&record.source));
     match record.lease {
-        Some(lease) => fact(words::LEASE, plain(&lease.to_string())),
-        None => fact(words::LEASE, said("dd", "", words::NO_LEASE)),
+        Some(lease) => fact(words::LEASE.text(), plain(&lease.to_string())),
+        None => fact(words::LEASE.text(), said("dd", "", words::NO_LEASE.text())),
     }
     let (created, changed) = (record.create_revision.to_string(), record.mod_revision.to_string());
-    let revisions = [words::CREATED, " ", &created, ", ", words::LAST_CHANGED, " ", &changed].concat();
-    fact(words::REVISIONS, plain(&revisions));
+    let revisions = [words::CREATED.text(), " ", &created, ", ", words::LAST_CHANGED.text(), " ", &changed].concat();
+    fact(words::REVISIONS.text(), plain(&revisions));
     let mut parts = vec![list];
     if !is_gone {
         parts.extend(record.lease.map(|lease| other_keys(ui, lease, record.key.clone())));
-        parts.push(said("h3", "", words::RAW));
+        parts.push(said("h3", "", words::RAW.text()));
         parts.push(raw_value(ui, record.key.clone()));
         let record = Arc::clone(record);
         let ask = move |_| ui.dialog.set(Some(Arc::clone(&record)));
-        parts.push(el("p").class("acts").child(button("danger", words::DEREGISTER, ask)));
+        parts.push(el("p").class("acts").child(button("danger", words::DEREGISTER.text(), ask)));
     }
     parts
 }
@@ -153,7 +157,11 @@ fn other_keys(ui: Ui, lease: LeaseId, key: String) -> El {
     });
     el("div").part(move || {
         let others = others.get();
-        if others.is_empty() { Vec::new() } else { vec![said("h3", "", words::OTHER_KEYS), list_of_keys(&others)] }
+        if others.is_empty() {
+            Vec::new()
+        } else {
+            vec![said("h3", "", words::OTHER_KEYS.text()), list_of_keys(&others)]
+        }
     })
 }
 

@@ -32,8 +32,8 @@ fn note(ui: Ui, toast: &Toast) -> El {
         let toast = toast.clone();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is not negative")]
         let left = move || words::about(((until_ms - ui.store.now_ms.get()) / 1_000.0).max(0.0) as u64);
-        let undo = button("", words::UNDO, move |_| ui.undo(toast.clone())).attr("data-testid", "undo");
+        let undo = button("", words::UNDO.text(), move |_| ui.undo(toast.clone())).attr("data-testid", "undo");
         note = note.child(el("span").class("count").text_of(left)).child(undo);
     }
-    note.child(button("close", "×", close).attr("aria-label", words::CLOSE))
+    note.child(button("close", "×", close).attr("aria-label", words::CLOSE.text()))
 }

@@ -36,23 +36,24 @@ pub fn top_bar(ui: Ui) -> El {
     let brand = el("a").class("brand").attr("href", &Address::default().href()).markup(MARK).child(said(
         "span",
         "",
-        words::NAME,
+        words::NAME.text(),
     ));
     let search = el("input")
         .attr("type", "search")
         .attr("name", "q")
-        .attr("aria-label", words::SEARCH)
-        .attr("placeholder", words::SEARCH_HINT)
+        .attr("aria-label", words::SEARCH.text())
+        .attr("placeholder", words::SEARCH_HINT.text())
         .attr("autocomplete", "off")
         .attr("spellcheck", "false")
         .value_of(move || ui.address.with(|address| address.search.clone()))
         .on("input", move |event| ui.search_for(event_target_value(&event)));
-    let pane = button("pane", words::ACTIVITY, move |_| ui.activity.update(|shown| *shown = !*shown))
+    let pane = button("pane", words::ACTIVITY.text(), move |_| ui.activity.update(|shown| *shown = !*shown))
         .attr_of("aria-pressed", move || Some(ui.activity.get().to_string()));
-    let register = button("primary", words::REGISTER, move |_| ui.form.set(true)).attr("data-testid", "register");
+    let register =
+        button("primary", words::REGISTER.text(), move |_| ui.form.set(true)).attr("data-testid", "register");
     let theme = button("theme", "", move |_| Ui::switch_theme())
-        .attr("aria-label", words::THEME)
-        .attr("title", words::THEME)
+        .attr("aria-label", words::THEME.text())
+        .attr("title", words::THEME.text())
         .markup(HALF);
     let name = browser::cluster_name();
     let cluster = said("span", "cluster mono", &name).attr("title", &name);
@@ -64,18 +65,18 @@ fn status_words(ui: Ui) -> El {
     let sentence = move || {
         let status = status.get();
         if status.unreadable {
-            return words::RELOAD.to_owned();
+            return words::RELOAD.text().to_owned();
         }
         match (status.connection, status.etcd) {
-            (Connection::Open, Some((EtcdState::Live, _))) => words::LIVE.to_owned(),
+            (Connection::Open, Some((EtcdState::Live, _))) => words::LIVE.text().to_owned(),
             (Connection::Open, Some((etcd, since_ms))) => {
                 let passed_ms = (ui.store.now_ms.get() - since_ms).max(0.0);
                 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is not negative")]
                 let for_s = (passed_ms / 1_000.0) as u64;
                 words::etcd_away(etcd == EtcdState::Stale, for_s, &browser::clock(since_ms))
             }
-            (Connection::Connecting, _) => words::CONNECTING.to_owned(),
-            _ => words::RECONNECTING.to_owned(),
+            (Connection::Connecting, _) => words::CONNECTING.text().to_owned(),
+            _ => words::RECONNECTING.text().to_owned(),
         }
     };
     el("p")

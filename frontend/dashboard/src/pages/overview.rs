@@ -46,7 +46,7 @@ fn glance(ui: Ui) -> El {
         ui.store.follow_anything();
         let wrong = ui.store.read(|live| live.wrong(LINES_MAX));
         if wrong.is_empty() {
-            return vec![said("p", "quiet", words::ALL_WELL)];
+            return vec![said("p", "quiet", words::ALL_WELL.text())];
         }
         vec![el("ul").class("lines").children(wrong.iter().map(|record| wrong_line(record)))]
     };
@@ -65,15 +65,19 @@ fn glance(ui: Ui) -> El {
         .class("page")
         .child(el("h1").text_of(headline))
         .child(el("p").class("marks").part(move || marks(&totals.get(), 4)))
-        .child(el("section").child(said("h2", "", words::LOOKS_WRONG)).part(wrong))
-        .child(el("section").child(said("h2", "", words::BIGGEST)).child(el("ul").class("lines sizes").part(biggest)))
+        .child(el("section").child(said("h2", "", words::LOOKS_WRONG.text())).part(wrong))
+        .child(
+            el("section")
+                .child(said("h2", "", words::BIGGEST.text()))
+                .child(el("ul").class("lines sizes").part(biggest)),
+        )
 }
 
 fn wrong_line(record: &Record) -> El {
     let (kind, what) = match (&record.decoded, &record.warning) {
         (Decoded::Malformed { why, .. }, _) => ("malformed", why.as_str()),
         (_, Some(warning)) => ("odd", warning.as_str()),
-        _ => ("late", words::LATE_WHY),
+        _ => ("late", words::LATE_WHY.text()),
     };
     let address = Address { key: Some(record.key.clone()), ..Address::service(&record.service) };
     let line = link("", &address.href(), "")

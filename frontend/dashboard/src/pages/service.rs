@@ -19,7 +19,7 @@ pub fn service_page(ui: Ui, name: String) -> Vec<El> {
     let count = move || summary.with(|summary| words::instances(summary.instances));
     let head = el("header")
         .class("head")
-        .child(link("back", &Address::default().href(), "←").attr("aria-label", words::OVERVIEW))
+        .child(link("back", &Address::default().href(), "←").attr("aria-label", words::OVERVIEW.text()))
         .child(said("h1", "", &name))
         .child(el("span").class("quiet").text_of(count))
         .child(el("span").class("marks").part(move || marks(&summary.get(), 4)));
