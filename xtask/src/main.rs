@@ -8,7 +8,7 @@ mod machine;
 mod step;
 mod tools;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use machine::Machine;
 use step::{Failure, Outcome};
@@ -30,8 +30,8 @@ cargo xtask VERB
   lint                  rustfmt and clippy, natively and for WebAssembly
   help                  this
 
-What is missing (the wasm target, trunk, wasm-bindgen, protoc, etcd, for tests a Chromium) is installed where that can
-be done without asking: tools into ~/.cache/rollcall/tools, packages by apt-get on Debian. Elsewhere it says which
+What is missing (the wasm target, trunk, wasm-bindgen, protoc, etcd, for tests a Chromium and axe-core) is installed where
+that can be done without asking: tools into ~/.cache/rollcall/tools, packages by apt-get on Debian. Elsewhere it says which
 command installs it.";
 
 /// How many random sequences each property test tries in a long run.
@@ -137,8 +137,9 @@ fn perform(verb: Verb) -> Outcome<ExitCode> {
         Verb::Test { long, filter } => {
             tools::etcd(&machine)?;
             tools::browser(&machine)?;
+            let axe = tools::axe(&machine);
             build(&mut machine)?;
-            return Ok(test(&machine, long, filter.as_deref()));
+            return Ok(test(&machine, long, filter.as_deref(), axe));
         }
         Verb::Bench { names, quick } => {
             tools::etcd(&machine)?;
@@ -167,13 +168,18 @@ fn build(machine: &mut Machine) -> Outcome<()> {
 /// The crates that run natively; the two others are built for WebAssembly alone.
 const NATIVE: [&str; 5] = ["--workspace", "--exclude", "rollcall-dashboard", "--exclude", "rollcall-client"];
 
-fn test(machine: &Machine, long: bool, filter: Option<&str>) -> ExitCode {
+fn test(machine: &Machine, long: bool, filter: Option<&str>, axe: Outcome<PathBuf>) -> ExitCode {
     let mut failed = Vec::new();
+    // Without it the tests that need it fail, and every other says what it has to say.
+    let axe = axe.inspect_err(|Failure(why)| step::say(why)).ok();
     let page = ["--package", "rollcall-client", "--package", "rollcall-dashboard"];
     for (what, packages) in [("every native test", &NATIVE[..]), ("what the page decides, natively", &page)] {
         let mut cargo = machine.cargo();
         cargo.args(["test", "--locked", "--no-fail-fast"]).args(packages);
         cargo.args(filter).env("ROLLCALL_BIN", machine.binary());
+        if let Some(axe) = &axe {
+            cargo.env("ROLLCALL_AXE", axe);
+        }
         // Most of a test with a real etcd is waiting for a lease or a timeout: more of them than there are cores.
         if std::env::var_os("RUST_TEST_THREADS").is_none() {
             cargo.env("RUST_TEST_THREADS", "4");

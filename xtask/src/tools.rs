@@ -1,7 +1,7 @@
 //! The tools the work needs: looked for first, installed where that can be done without asking, else named.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -146,6 +146,40 @@ pub fn browser(machine: &Machine) -> Outcome<()> {
         &["chromium", "chromium-driver"],
         "`brew install chromium chromedriver` on macOS, `apt-get install chromium chromium-driver` on Debian",
     )
+}
+
+/// axe-core, which the tests look at the page with: the version and checksum of `tests/assets/axe`, from npm's registry
+/// as its user has it set.
+pub fn axe(machine: &Machine) -> Outcome<PathBuf> {
+    let pinned = machine.root().join("tests").join("assets").join("axe");
+    let package =
+        fs::read_to_string(pinned.join("package.json")).map_err(|error| Failure(format!("axe-core: {error}")))?;
+    let version = package
+        .split_once("\"axe-core\": \"")
+        .and_then(|(_, rest)| rest.split('"').next())
+        .ok_or_else(|| Failure(format!("{} names no axe-core", pinned.display())))?;
+    let root = tools_dir()?.join(format!("axe-core-{version}"));
+    let axe = root.join("node_modules").join("axe-core").join("axe.min.js");
+    if axe.is_file() {
+        return Ok(axe);
+    }
+    if on_path("npm").is_none() {
+        return Err(Failure(
+            "npm is missing, which fetches axe-core: `apt-get install npm`, `brew install node`, or https://nodejs.org"
+                .into(),
+        ));
+    }
+    let copied = fs::create_dir_all(&root).and_then(|()| {
+        ["package.json", "package-lock.json"]
+            .iter()
+            .try_for_each(|file| fs::copy(pinned.join(file), root.join(file)).map(drop))
+    });
+    copied.map_err(|error| Failure(format!("{}: {error}", root.display())))?;
+    // It compares what it gets with the checksum in the lock file.
+    let mut npm = machine.command("npm");
+    npm.current_dir(&root).args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]);
+    step::run(&format!("installing axe-core {version} into {}", root.display()), npm)?;
+    Ok(axe)
 }
 
 fn packages(machine: &Machine, programs: &[&str], debian: &[&str], elsewhere: &str) -> Outcome<()> {
