@@ -83,6 +83,14 @@ impl Cursor {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
+    /// Whether a reader here has missed nothing of what a reader at `other` was told: no source of it is behind there.
+    pub fn covers(&self, other: &Self) -> bool {
+        let covers = |(source, position): (&SourceId, &SourcePosition)| {
+            self.sources.get(source).is_some_and(|own| own.revision >= position.revision)
+        };
+        self.cluster == other.cluster && other.sources.iter().all(covers)
+    }
+
     /// Reads a cursor back.
     ///
     /// # Errors
@@ -166,6 +174,23 @@ mod tests {
                 prop_assert_eq!(cursor.encode(), text);
             }
         }
+    }
+
+    #[test]
+    fn a_cursor_covers_what_is_behind_it_in_every_source() {
+        let cursor = |cluster, sources: &[(u32, Revision)]| Cursor {
+            cluster,
+            sources: sources
+                .iter()
+                .map(|&(source, revision)| (SourceId(source), SourcePosition { revision, digest: Digest(7) }))
+                .collect(),
+        };
+        let here = cursor(1, &[(1, 10), (2, 20)]);
+        assert!(here.covers(&here));
+        assert!(here.covers(&cursor(1, &[(1, 9), (2, 20)])) && here.covers(&cursor(1, &[(2, 3)])));
+        assert!(!here.covers(&cursor(1, &[(1, 9), (2, 21)])), "the second source is behind");
+        assert!(!here.covers(&cursor(1, &[(3, 1)])), "a source is not known here");
+        assert!(!here.covers(&cursor(2, &[(1, 9)])), "it is another cluster's");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! The browser's own `EventSource` comes back by itself after a broken line, with the cursor in `Last-Event-ID`, but
 //! gives up after any answer other than 200; then a new one is opened here with `?since=`. It is used directly, with
 //! one closure for all kinds of events: gloo-net's wrapper keeps a queue for each kind, which loses their order, and
-//! does not say when it connects.
+//! does not say when it connects. How the tabs of one browser share a stream stands in [`shared`].
 
 use std::{
     cell::RefCell,
@@ -24,7 +24,10 @@ use serde::de::DeserializeOwned;
 use wasm_bindgen::{JsCast, closure::Closure};
 use web_sys::{Event, EventSource, MessageEvent};
 
+use self::shared::Shared;
 use crate::json;
+
+mod shared;
 
 /// The first wait before the line is opened anew, in milliseconds; it doubles with every failure.
 const BACKOFF_MIN_MS: f64 = 500.0;
@@ -91,6 +94,7 @@ struct Line {
     cursor: Option<String>,
     failures: i32,
     heard_at_ms: f64,
+    shared: Option<Shared>,
 }
 
 impl std::fmt::Debug for Line {
@@ -100,7 +104,8 @@ impl std::fmt::Debug for Line {
 }
 
 impl Events {
-    pub(crate) fn open(address: String) -> Self {
+    /// Opens a line to `address`; with the script of a worker, one that is shared with the other tabs as soon as it can.
+    pub(crate) fn open(address: String, worker: Option<&str>) -> Self {
         let line = Rc::new(RefCell::new(Line {
             address,
             source: None,
@@ -112,6 +117,7 @@ impl Events {
             cursor: None,
             failures: 0,
             heard_at_ms: now_ms(),
+            shared: worker.map(Shared::new),
         }));
         let weak = Rc::downgrade(&line);
         let listener = Closure::new(move |event| {
@@ -129,6 +135,8 @@ impl Events {
             let mut line = line.borrow_mut();
             line.listener = Some(listener);
             line.reopen = Some(reopen);
+            line.join();
+            line.follow_page();
             line.connect();
         }
         Self { line }
@@ -148,6 +156,7 @@ impl EventsHandle {
             line.cursor = None;
             line.queue.clear();
             line.say(Message::Connection(Connection::Reconnecting));
+            line.join();
             line.retry();
         }
     }
@@ -159,6 +168,7 @@ impl EventsHandle {
             let mut line = line.borrow_mut();
             if line.timer.is_none() && now_ms() - line.heard_at_ms > silence_ms_max {
                 line.say(Message::Connection(Connection::Reconnecting));
+                line.join();
                 line.connect();
             }
         }
@@ -169,6 +179,7 @@ impl Line {
     /// Opens the line from the cursor on, in place of any that stands.
     fn connect(&mut self) {
         self.close();
+        self.begin_own();
         self.heard_at_ms = now_ms();
         let address = match &self.cursor {
             Some(cursor) => {
@@ -219,38 +230,51 @@ impl Line {
 
     fn hear(&mut self, event: &Event) {
         self.heard_at_ms = now_ms();
-        match event.type_().as_str() {
-            "open" => {
-                self.failures = 0;
-                self.say(Message::Connection(Connection::Open));
+        let kind = event.type_();
+        let Some(message) = event.dyn_ref::<MessageEvent>() else { return self.hear_plain(&kind) };
+        match message.data().as_string() {
+            Some(data) => {
+                self.take(&kind, &data, message.last_event_id());
+                self.follow_own(&kind);
             }
-            "error" => {
-                self.say(Message::Connection(Connection::Reconnecting));
-                if self.source.as_ref().is_none_or(|source| source.ready_state() == EventSource::CLOSED) {
+            None => self.hear_worker(message.data()),
+        }
+    }
+
+    fn hear_plain(&mut self, kind: &str) {
+        match kind {
+            "pagehide" => self.leave(),
+            "pageshow" => self.come_back(),
+            _ => {
+                self.take(kind, "", String::new());
+                if kind == "open" {
+                    self.failures = 0;
+                } else if self.source.as_ref().is_none_or(|source| source.ready_state() == EventSource::CLOSED) {
                     self.retry();
                 }
             }
-            kind => {
-                let Some(event) = event.dyn_ref::<MessageEvent>() else { return };
-                let data = event.data().as_string().unwrap_or_default();
-                let message = match kind {
-                    "status" => read(&data, Message::Status),
-                    "ttl" => read(&data, Message::Ttl),
-                    "bye" => read(&data, Message::Bye),
-                    _ => {
-                        // A message without an id repeats the one before it; what is the same covers nothing new.
-                        let id = event.last_event_id();
-                        let cursor = (!id.is_empty() && self.cursor.as_ref() != Some(&id)).then_some(id);
-                        let message = read(&data, |event| Message::Event { event, cursor: cursor.clone() });
-                        if matches!(message, Message::Event { .. }) && cursor.is_some() {
-                            self.cursor = cursor;
-                        }
-                        message
-                    }
-                };
-                self.say(message);
-            }
         }
+    }
+
+    /// Takes in an event, whoever's line it came by.
+    fn take(&mut self, kind: &str, data: &str, id: String) {
+        let message = match kind {
+            "open" => Message::Connection(Connection::Open),
+            "error" => Message::Connection(Connection::Reconnecting),
+            "status" => read(data, Message::Status),
+            "ttl" => read(data, Message::Ttl),
+            "bye" => read(data, Message::Bye),
+            _ => {
+                // A message without an id repeats the one before it; what is the same covers nothing new.
+                let cursor = (!id.is_empty() && self.cursor.as_ref() != Some(&id)).then_some(id);
+                let message = read(data, |event| Message::Event { event, cursor: cursor.clone() });
+                if matches!(message, Message::Event { .. }) && cursor.is_some() {
+                    self.cursor = cursor;
+                }
+                message
+            }
+        };
+        self.say(message);
     }
 
     fn say(&mut self, message: Message) {
@@ -263,7 +287,8 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        self.close();
+        self.forget_page();
+        self.leave();
     }
 }
 

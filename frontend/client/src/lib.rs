@@ -136,7 +136,13 @@ impl Client {
 
     /// The stream of everything, with the leases' remaining time. It opens at once and ends when it is dropped.
     pub fn events(&self) -> Events {
-        Events::open(self.address("/events", &[("ttl", "1")]))
+        Events::open(self.address("/events", &[("ttl", "1")]), None)
+    }
+
+    /// The same stream, of which all tabs of the browser share one: `worker` is the address of `stream-worker.js`. Where
+    /// the browser has no such workers, it is this tab's own.
+    pub fn shared_events(&self, worker: &str) -> Events {
+        Events::open(self.address("/events", &[("ttl", "1")]), Some(worker))
     }
 
     fn address(&self, path: &str, query: &[(&str, &str)]) -> String {

@@ -44,6 +44,12 @@ pub fn cluster_name() -> String {
     meta.and_then(|meta| meta.get_attribute("content")).unwrap_or_default()
 }
 
+/// The script of the worker that holds the stream for all tabs, relative to the page's base.
+pub fn stream_worker() -> String {
+    let script = document().query_selector("script[type='worker']").ok().flatten();
+    script.and_then(|script| script.get_attribute("src")).unwrap_or_default()
+}
+
 /// The path of the page's base.
 pub fn base_path() -> String {
     let base = base();

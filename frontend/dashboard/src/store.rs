@@ -64,7 +64,7 @@ type Watched = HashMap<String, (ArcTrigger, usize)>;
 impl Store {
     /// The store of the page, fed by the stream of `client`.
     pub fn start(client: &Client) -> Self {
-        let mut events = client.events();
+        let mut events = client.shared_events(&browser::stream_worker());
         let store = Self {
             state: StoredValue::new_local(State {
                 live: Live::default(),
