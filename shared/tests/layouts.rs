@@ -518,6 +518,26 @@ fn an_edit_that_cannot_be_is_refused() {
     assert_eq!(pointers(edit(Layout::Kitex, "a/h:1", kitex, change)), ["/instance/version", "/instance/endpoints"]);
     let change = |instance: &mut ServiceInstance| drop(instance.metadata.insert("a".into(), String::new()));
     assert_eq!(pointers(edit(Layout::GoZero, "1", "h:1", change)), ["/instance/metadata"]);
+    let weigh = |weight: &str| {
+        let weight = weight.to_owned();
+        move |instance: &mut ServiceInstance| drop(instance.metadata.insert("weight".into(), weight))
+    };
+    for weight in ["0", "-1", " 0 ", "0.0"] {
+        for layout in [Layout::Kitex, Layout::Hertz] {
+            assert_eq!(
+                pointers(edit(layout, "a/h:1", kitex, weigh(weight))),
+                ["/instance/metadata/weight"],
+                "{weight}"
+            );
+        }
+        assert!(edit(Layout::Kratos, "a/1", kratos, weigh(weight)).is_ok(), "{weight} drains there");
+    }
+    for weight in ["1", "0.5", "", "light"] {
+        assert!(edit(Layout::Kitex, "a/h:1", kitex, weigh(weight)).is_ok(), "{weight}");
+    }
+    let tagged = kitex.replace("null", r#"{"weight":"0"}"#);
+    let change = |instance: &mut ServiceInstance| drop(instance.metadata.insert("a".into(), "b".into()));
+    assert!(edit(Layout::Kitex, "a/h:1", &tagged, change).is_ok(), "what stands already is not asked for");
     let prefix = prefix(Layout::Kratos);
     let errors = Layout::Kratos.edit(&prefix, "/microservices/a/1", b"null", &ServiceInstance::default()).unwrap_err();
     assert_eq!(errors[0].pointer, "/instance");

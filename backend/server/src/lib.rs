@@ -3,11 +3,14 @@
 //! `feed` drives the `mirror` from etcd, `sse` and `routes` serve from it, `serve` holds the sockets.
 
 pub mod assets;
+pub mod batch;
 pub mod cli;
 pub mod config;
 pub mod dev;
 pub mod direct;
+pub mod edit;
 pub mod fanout;
+pub mod faults;
 pub mod feed;
 pub mod guard;
 pub mod kept;

@@ -65,6 +65,28 @@ impl Failure {
         failure
     }
 
+    /// 428 where nobody says which revision of a key was looked at.
+    pub fn no_revision() -> Self {
+        let detail = "mod_revision is missing: it says which revision of the key was looked at";
+        Self::new(StatusCode::PRECONDITION_REQUIRED, detail)
+    }
+
+    /// 428 where nobody says how many keys of a lease were seen.
+    pub fn no_keys() -> Self {
+        let detail = "keys is missing: it says how many keys the lease was seen to hold";
+        Self::new(StatusCode::PRECONDITION_REQUIRED, detail)
+    }
+
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// What the body of the answer says.
+    pub fn into_problem(self) -> Box<Problem> {
+        self.0
+    }
+
     /// 503: etcd is away, or what is asked for is not known yet.
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
@@ -73,7 +95,7 @@ impl Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = self.status();
         let body = serde_json::to_vec(&self.0).expect("a problem has string keys only");
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;

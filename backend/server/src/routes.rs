@@ -1,5 +1,6 @@
 //! The route list, which reads as a table, and the layers around it.
 
+mod act;
 mod ask;
 #[cfg(test)]
 mod openapi_tests;
@@ -69,11 +70,12 @@ pub fn router(app: Arc<App>, edge: Edge) -> Router {
     let api = Router::new()
         .route("/services", get(read::services))
         .route("/services/{service}", get(read::service))
-        .route("/instances", get(read::instances).post(write::register).delete(write::deregister))
+        .route("/instances", get(read::instances).post(write::register).put(write::edit).delete(write::deregister))
         .route("/instances/raw", get(read::raw))
         .route("/leases/{id}", get(read::lease).merge(delete(write::revoke)))
         .route("/leases/{id}/keepalive", post(write::keep_alive))
         .route("/undo/{token}", post(write::undo))
+        .route("/batch", post(write::batch))
         .route("/events", get(stream::events))
         .route("/openapi.json", get(read::openapi));
     let guarded = Router::new()

@@ -70,6 +70,11 @@ pub(super) trait Codec {
     /// The value that the framework's own program writes for `instance`, which keeps the rules.
     fn write(&self, instance: &ServiceInstance) -> String;
 
+    /// What keeps `before` from becoming `edited` in this layout alone, besides its rules.
+    fn check_edit(&self, _: &ServiceInstance, _: &ServiceInstance) -> Option<FieldError> {
+        None
+    }
+
     /// What to change in `value`, which holds `before`, so that it holds `edited`, which keeps the rules.
     fn edit(&self, value: &[u8], before: &ServiceInstance, edited: &ServiceInstance) -> Result<Edits, String>;
 }
@@ -126,7 +131,8 @@ pub(super) fn edit(
             return Err(refuse(&format!("what stands there holds no instance that could be edited: {why}")));
         }
     };
-    let errors = check::edit(codec.rules(), &before, edited);
+    let mut errors = check::edit(codec.rules(), &before, edited);
+    errors.extend(codec.check_edit(&before, edited));
     if !errors.is_empty() {
         return Err(errors);
     }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::{
+    FieldError,
     check::EndpointRule,
     codec::{Codec, Place, Reading, Rules},
     edit::{Edits, string},
@@ -93,6 +94,17 @@ impl Codec for Kitex {
             Self::Kitex => Writer::go().write(&native),
             Self::Hertz => Writer::sonic().write(&native),
         }
+    }
+
+    /// A weight of 0, which drains an instance elsewhere, does not do so here: whoever asks for it must not believe that
+    /// it did.
+    fn check_edit(&self, before: &ServiceInstance, edited: &ServiceInstance) -> Option<FieldError> {
+        let weight = edited.metadata.get("weight").filter(|weight| before.metadata.get("weight") != Some(weight))?;
+        let drains = weight.trim().parse::<f64>().is_ok_and(|weight| weight <= 0.0);
+        drains.then(|| {
+            let detail = format!("a weight of 0 or less reads as {WEIGHT} in this layout: it takes no calls away");
+            FieldError::new("/instance/metadata/weight", detail)
+        })
     }
 
     fn edit(&self, value: &[u8], before: &ServiceInstance, edited: &ServiceInstance) -> Result<Edits, String> {

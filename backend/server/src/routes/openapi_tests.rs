@@ -14,9 +14,9 @@ use rollcall_registry::etcd::connect::{ConnectConfig, Connection};
 use rollcall_shared::{
     CauseKind, Change, FieldError, Layout, Record, RegistryEvent, ServiceInstance, SnapshotReason,
     api::{
-        API, ByeEvent, DeregisterAnswer, EtcdState, InstanceDraft, LeaseAnswer, LeaseTtl, Problem, RecordsAnswer,
-        RegisterAnswer, RegisterRequest, RevokeAnswer, ServiceSummary, ServicesAnswer, StatusEvent, TTL_S_MAX,
-        TTL_S_MIN, TtlEvent,
+        ACTS_MAX, API, Act, ActResult, BatchAnswer, BatchRequest, ByeEvent, DeregisterAnswer, EditAnswer, EditRequest,
+        EtcdState, InstanceDraft, InstanceEdit, LeaseAnswer, LeaseTtl, Problem, RecordsAnswer, RegisterAnswer,
+        RegisterRequest, RevokeAnswer, ServiceSummary, ServicesAnswer, StatusEvent, TTL_S_MAX, TTL_S_MIN, TtlEvent,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -30,17 +30,19 @@ use crate::{
 };
 
 /// Every operation: its method, its path, and the statuses that are no success.
-const OPERATIONS: [(&str, &str, &[u16]); 15] = [
+const OPERATIONS: [(&str, &str, &[u16]); 17] = [
     ("get", "/services", &[401, 421, 503]),
     ("get", "/services/{service}", &[400, 401, 404, 421, 503]),
     ("get", "/instances", &[304, 400, 401, 421, 503]),
     ("post", "/instances", &[400, 401, 403, 408, 409, 413, 415, 421, 422, 503]),
+    ("put", "/instances", &[400, 401, 403, 404, 408, 409, 413, 415, 421, 422, 428, 503]),
     ("delete", "/instances", &[400, 401, 403, 404, 409, 421, 428, 503]),
     ("get", "/instances/raw", &[400, 401, 403, 404, 421, 503]),
     ("get", "/leases/{id}", &[400, 401, 403, 404, 421, 503]),
     ("delete", "/leases/{id}", &[400, 401, 403, 404, 409, 421, 428, 503]),
     ("post", "/leases/{id}/keepalive", &[400, 401, 403, 404, 421, 503]),
-    ("post", "/undo/{token}", &[400, 401, 403, 409, 410, 421, 503]),
+    ("post", "/undo/{token}", &[400, 401, 403, 404, 409, 410, 421, 503]),
+    ("post", "/batch", &[400, 401, 403, 408, 413, 415, 421, 422, 503]),
     ("get", "/events", &[401, 421]),
     ("get", "/openapi.json", &[401, 421]),
     ("get", "/healthz", &[]),
@@ -212,6 +214,13 @@ fn its_examples_are_what_the_model_reads_and_writes() {
     holds::<RegisterAnswer>(&document, "RegisterAnswer");
     holds::<DeregisterAnswer>(&document, "DeregisterAnswer");
     holds::<RevokeAnswer>(&document, "RevokeAnswer");
+    holds::<EditRequest>(&document, "EditRequest");
+    holds::<InstanceEdit>(&document, "InstanceEdit");
+    holds::<EditAnswer>(&document, "EditAnswer");
+    holds::<BatchRequest>(&document, "BatchRequest");
+    holds::<Act>(&document, "Act");
+    holds::<BatchAnswer>(&document, "BatchAnswer");
+    holds::<ActResult>(&document, "ActResult");
     holds::<FieldError>(&document, "FieldError");
     holds::<Problem>(&document, "Problem");
     holds::<RegistryEvent>(&document, "Snapshot");
@@ -244,6 +253,10 @@ fn its_words_and_bounds_are_the_models() {
     assert_eq!(schemas["StatusEvent"]["properties"]["etcd"]["enum"], json!(states));
     let ttl_s = &schemas["RegisterRequest"]["properties"]["ttl_s"]["oneOf"][0];
     assert_eq!((&ttl_s["minimum"], &ttl_s["maximum"]), (&json!(TTL_S_MIN), &json!(TTL_S_MAX)));
+    for (schema, list) in [("BatchRequest", "acts"), ("BatchAnswer", "results")] {
+        let list = &schemas[schema]["properties"][list];
+        assert_eq!((&list["minItems"], &list["maxItems"]), (&json!(1), &json!(ACTS_MAX)), "{schema}");
+    }
 }
 
 /// The routes as they are served, over an etcd that nobody asks.
