@@ -22,6 +22,13 @@ pub(crate) struct Unreadable {
     at: usize,
 }
 
+impl Unreadable {
+    /// All of `text` is JSON, and something is missing.
+    pub(crate) fn at_the_end(text: &str) -> Self {
+        Self { at: text.len() }
+    }
+}
+
 impl de::Error for Unreadable {
     fn custom<T: std::fmt::Display>(_: T) -> Self {
         Self { at: 0 }
@@ -36,6 +43,31 @@ pub(crate) fn read<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Unread
         return Err(reader.wrong());
     }
     Ok(value)
+}
+
+/// The name by which [`Verbatim`] asks for what stands there.
+const VERBATIM: &str = "Verbatim";
+
+/// A value as it stands, to be read once it is known what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Verbatim<'a>(pub(crate) &'a str);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Verbatim<'a> {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl<'de> Visitor<'de> for Text {
+            type Value = Verbatim<'de>;
+
+            fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                out.write_str("a value")
+            }
+
+            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Verbatim(text))
+            }
+        }
+        input.deserialize_newtype_struct(VERBATIM, Text)
+    }
 }
 
 /// Writes a text as JSON has it.
@@ -369,7 +401,17 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
         if self.word("null") { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Unreadable> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Unreadable> {
+        if name == VERBATIM {
+            self.peek();
+            let start = self.at;
+            self.skip()?;
+            return visitor.visit_borrowed_str(self.text.get(start..self.at).ok_or(self.wrong())?);
+        }
         visitor.visit_newtype_struct(self)
     }
 

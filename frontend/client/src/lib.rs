@@ -2,6 +2,7 @@
 //!
 //! Owns: addresses, requests and the stream's line. Must not know: how anything is shown, or how events fold.
 
+mod acts;
 mod events;
 mod json;
 
@@ -9,12 +10,13 @@ use gloo_net::http::{Request, RequestBuilder, Response};
 use rollcall_shared::{
     LeaseId, Revision,
     api::{
-        API, DeregisterAnswer, KeepAlive, LeaseAnswer, Problem, RecordsAnswer, RegisterAnswer, RegisterRequest,
-        RevokeAnswer, ServicesAnswer,
+        API, Act, BatchAnswer, DeregisterAnswer, EditAnswer, EditRequest, LeaseAnswer, Problem, RecordsAnswer,
+        RegisterAnswer, RegisterRequest, RevokeAnswer, ServicesAnswer,
     },
 };
 use serde::de::DeserializeOwned;
 
+pub use acts::batches;
 pub use events::{Connection, Events, EventsHandle, Message};
 
 /// Why a verb did not do what it was asked to.
@@ -112,9 +114,30 @@ impl Client {
 
     /// Registers an instance.
     pub async fn register(&self, request: &RegisterRequest) -> Result<RegisterAnswer, ClientError> {
-        let post = Request::post(&self.address("/instances", &[])).header("Content-Type", "application/json");
-        let post = post.body(body_of(request)).map_err(|error| ClientError::Unreachable(error.to_string()))?;
-        read(post.send().await.map_err(|error| ClientError::Unreachable(error.to_string()))?).await
+        read(send_json(Request::post(&self.address("/instances", &[])), acts::register(request)).await?).await
+    }
+
+    /// Changes fields of `key` as it stood at `mod_revision`, and only that.
+    pub async fn edit(
+        &self,
+        key: &str,
+        mod_revision: Revision,
+        request: &EditRequest,
+    ) -> Result<EditAnswer, ClientError> {
+        let pairs = [("key", key), ("mod_revision", &mod_revision.to_string())];
+        read(send_json(Request::put(&self.address("/instances", &pairs)), acts::edit(request)).await?).await
+    }
+
+    /// Does several acts, each by itself: what became of one says nothing of the others. One request; what does not fit
+    /// into one the server refuses as a whole, and [`batches`] parts it.
+    pub async fn batch(&self, acts: &[Act]) -> Result<BatchAnswer, ClientError> {
+        let response = send_json(Request::post(&self.address("/batch", &[])), acts::batch(acts)).await?;
+        if !response.ok() {
+            return Err(problem(response).await);
+        }
+        let status = response.status();
+        let unreadable = |error: json::Unreadable| ClientError::Unreadable { status, why: error.to_string() };
+        acts::results(&text(&response).await?, acts).map_err(unreadable)
     }
 
     /// Deletes `key` as it stood at `mod_revision`, and only that.
@@ -129,7 +152,7 @@ impl Client {
         answer(Request::delete(&self.address(&path, &[("keys", &keys.to_string())]))).await
     }
 
-    /// Puts back what was deregistered.
+    /// Puts back what was deregistered, or what stood before an edit.
     pub async fn undo(&self, token: &str) -> Result<RegisterAnswer, ClientError> {
         answer(Request::post(&self.address(&["/undo/", &encode(token)].concat(), &[]))).await
     }
@@ -159,43 +182,6 @@ impl Client {
     }
 }
 
-/// The body of `POST /instances`, as its `Serialize` says it; written here because nothing else is ever sent.
-fn body_of(request: &RegisterRequest) -> String {
-    let RegisterRequest { layout, instance, ttl_s, keep_alive } = request;
-    let mut out = String::from("{\"layout\":");
-    json::quote(layout.as_str(), &mut out);
-    out.push_str(",\"instance\":{\"name\":");
-    json::quote(&instance.name, &mut out);
-    if let Some(id) = &instance.id {
-        out.push_str(",\"id\":");
-        json::quote(id, &mut out);
-    }
-    out.push_str(",\"version\":");
-    json::quote(&instance.version, &mut out);
-    out.push_str(",\"metadata\":{");
-    for (index, (name, value)) in instance.metadata.iter().enumerate() {
-        out.push_str(if index == 0 { "" } else { "," });
-        json::quote(name, &mut out);
-        out.push(':');
-        json::quote(value, &mut out);
-    }
-    out.push_str("},\"endpoints\":[");
-    for (index, endpoint) in instance.endpoints.iter().enumerate() {
-        out.push_str(if index == 0 { "" } else { "," });
-        json::quote(endpoint, &mut out);
-    }
-    out.push_str("]},\"ttl_s\":");
-    out.push_str(&ttl_s.map_or_else(|| "null".to_owned(), |ttl_s| ttl_s.to_string()));
-    if let Some(keep_alive) = keep_alive {
-        out.push_str(match keep_alive {
-            KeepAlive::Caller => ",\"keep_alive\":\"caller\"",
-            KeepAlive::Server => ",\"keep_alive\":\"server\"",
-        });
-    }
-    out.push('}');
-    out
-}
-
 /// `text` as it may stand in a path's segment or a query's value.
 fn encode(text: &str) -> String {
     js_sys::encode_uri_component(text).into()
@@ -203,6 +189,17 @@ fn encode(text: &str) -> String {
 
 async fn send(request: RequestBuilder) -> Result<Response, ClientError> {
     request.send().await.map_err(|error| ClientError::Unreachable(error.to_string()))
+}
+
+async fn send_json(request: RequestBuilder, body: String) -> Result<Response, ClientError> {
+    let unreachable = |error: gloo_net::Error| ClientError::Unreachable(error.to_string());
+    request
+        .header("Content-Type", "application/json")
+        .body(body)
+        .map_err(unreachable)?
+        .send()
+        .await
+        .map_err(unreachable)
 }
 
 async fn answer<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, ClientError> {
@@ -233,32 +230,5 @@ async fn problem(response: Response) -> ClientError {
             Err(error) => ClientError::Unreadable { status, why: error.to_string() },
         },
         Err(error) => error,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use rollcall_shared::{Layout, api::InstanceDraft};
-
-    use super::*;
-
-    #[test]
-    fn what_is_sent_is_what_serde_would_send() {
-        let instance = InstanceDraft {
-            id: Some("i\"1".into()),
-            name: "支付".into(),
-            version: "v1".into(),
-            metadata: [("a".to_owned(), "b\n".to_owned()), ("c".to_owned(), String::new())].into(),
-            endpoints: vec!["http://a:1".into(), "grpc://a:2".into()],
-        };
-        for (ttl_s, keep_alive) in
-            [(Some(15), Some(KeepAlive::Server)), (Some(9_000_000_000), Some(KeepAlive::Caller)), (None, None)]
-        {
-            for instance in [instance.clone(), InstanceDraft::default()] {
-                let request = RegisterRequest { layout: Layout::GoMicro, instance, ttl_s, keep_alive };
-                let sent: serde_json::Value = serde_json::from_str(&body_of(&request)).unwrap();
-                assert_eq!(sent, serde_json::to_value(&request).unwrap());
-            }
-        }
     }
 }
