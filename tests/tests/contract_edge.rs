@@ -69,7 +69,10 @@ async fn only_our_own_page_writes() {
         let refused = http::send(server.request(Method::DELETE, path).header("origin", "http://evil.example")).await;
         refused.problem(403);
     }
-    for path in ["/leases/7b/keepalive", "/undo/token"] {
+    let path = "/instances?key=%2Fmicroservices%2Fa%2F1&mod_revision=1";
+    let refused = http::send(server.request(Method::PUT, path).header("origin", "http://evil.example")).await;
+    refused.problem(403);
+    for path in ["/leases/7b/keepalive", "/undo/token", "/batch"] {
         let refused = http::send(server.request(Method::POST, path).header("sec-fetch-site", "cross-site")).await;
         refused.problem(403);
     }

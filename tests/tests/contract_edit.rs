@@ -36,8 +36,8 @@ async fn batch(server: &Server, acts: &[Value]) -> Vec<Value> {
     let results = answer["results"].as_array().unwrap_or_else(|| panic!("no results in {answer}")).clone();
     assert_eq!(results.len(), acts.len(), "{answer}");
     for result in &results {
-        let fields: Vec<&String> = result.as_object().unwrap().keys().collect();
-        let done = result["status"].as_u64().unwrap() < 300;
+        let fields: Vec<&String> = result.as_object().expect("a result is an object").keys().collect();
+        let done = result["status"].as_u64().is_some_and(|status| status < 300);
         assert_eq!(fields, if done { ["answer", "status"] } else { ["problem", "status"] }, "{result}");
         assert!(done || result["problem"]["status"] == result["status"], "{result}");
     }
@@ -45,7 +45,7 @@ async fn batch(server: &Server, acts: &[Value]) -> Vec<Value> {
 }
 
 fn statuses(results: &[Value]) -> Vec<u64> {
-    results.iter().map(|result| result["status"].as_u64().unwrap()).collect()
+    results.iter().map(|result| result["status"].as_u64().expect("a status is a number")).collect()
 }
 
 fn text(value: Vec<u8>) -> String {
@@ -75,10 +75,11 @@ fn fixtures() -> Vec<(&'static str, String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
     let mut all = Vec::new();
     for (layout, file) in files {
-        let file = fs::read(folder.join(format!("{file}.json"))).unwrap();
-        for entry in serde_json::from_slice::<Vec<Value>>(&file).unwrap() {
-            let value = STANDARD.decode(entry["value_base64"].as_str().unwrap()).unwrap();
-            all.push((layout, entry["key"].as_str().unwrap().to_owned(), text(value)));
+        let file = fs::read(folder.join(format!("{file}.json"))).expect("the fixtures are there");
+        for entry in serde_json::from_slice::<Vec<Value>>(&file).expect("a fixture is JSON") {
+            let field = |name: &str| entry[name].as_str().expect("a fixture has its fields").to_owned();
+            let value = STANDARD.decode(field("value_base64")).expect("a fixture's value is base64");
+            all.push((layout, field("key"), text(value)));
         }
     }
     all.push(("plain", "plain/cart/1".into(), "{\"ID\":1, \"IP\":\"10.0.0.1:80\" }".into()));
@@ -570,7 +571,7 @@ async fn acts_on_the_same_key_or_lease_are_done_in_order() {
         }
         server.shows("/microservices/pay/19").await;
         eventually("the server knows the keys' lease", seconds(10), || async {
-            let known = server.get(&format!("/instances?service=pay")).await.expect(200);
+            let known = server.get("/instances?service=pay").await.expect(200);
             let records = known["records"].as_array().unwrap();
             let on = records.iter().filter(|record| record["lease"] == format!("{lease:016x}")).count();
             if on == 20 { Ok(()) } else { Err(known) }
