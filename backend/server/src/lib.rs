@@ -10,7 +10,7 @@ pub mod dev;
 pub mod direct;
 pub mod edit;
 pub mod fanout;
-pub mod faults;
+mod faults;
 pub mod feed;
 pub mod guard;
 pub mod kept;
