@@ -24,6 +24,7 @@ use crate::{
     route::Address,
     search::Search,
     store::Store,
+    view::{Column, Query},
     words,
 };
 
@@ -56,6 +57,8 @@ pub struct Ui {
     pub address: RwSignal<Address>,
     /// What is searched.
     pub search: Memo<Search>,
+    /// What the table is sorted by, and whether from the greatest to the least.
+    pub sort: RwSignal<(Column, bool)>,
     /// What the dialog would take out; it is open while there is something.
     pub dialog: RwSignal<Option<Arc<Record>>>,
     /// Whether the register form is open.
@@ -90,7 +93,10 @@ impl Ui {
             store: Store::start(&client),
             client: StoredValue::new(client),
             address,
-            search: Memo::new(move |_| address.with(|address| Search::parse(&address.search))),
+            search: Memo::new(move |_| {
+                address.with(|address| Search::parse(&address.search, browser::matches_pattern))
+            }),
+            sort: RwSignal::new((Column::Key, false)),
             dialog: RwSignal::new(None),
             form: RwSignal::new(false),
             toasts: RwSignal::new(Vec::new()),
@@ -108,6 +114,11 @@ impl Ui {
         });
         window_event_listener_untyped("click", move |event| ui.follow_link(&event));
         window_event_listener_untyped("keydown", move |event| ui.press(&event));
+        Effect::new(move |_| {
+            let (column, descending) = ui.sort.get();
+            let service = ui.address.with(|address| address.service.clone());
+            ui.store.ask(Query { service, search: ui.search.get(), column, descending });
+        });
         Effect::new(move |_| {
             let title = ui.address.with(|address| match &address.service {
                 Some(name) => [name, " · ", words::NAME.text()].concat(),

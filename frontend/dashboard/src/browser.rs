@@ -1,6 +1,8 @@
 //! The few things that the page asks the browser for. Must not know: the registry, or what the page shows.
 
-use js_sys::{Date, Function, Reflect};
+use std::cell::RefCell;
+
+use js_sys::{Array, Date, Function, Reflect, RegExp};
 use leptos::prelude::{document, window};
 use wasm_bindgen::{JsCast, JsValue};
 
@@ -109,4 +111,25 @@ pub fn keep_focus() {
             focus("#main");
         }
     });
+}
+
+thread_local! {
+    /// The last regular expression that was asked for, compiled; `None` where it is none.
+    static EXPRESSION: RefCell<(String, Option<RegExp>)> = RefCell::default();
+}
+
+/// Whether a text holds what a regular expression means, by the browser's own engine and whatever the case; `None`
+/// where it is none.
+pub fn matches_pattern(expression: &str, text: &str) -> Option<bool> {
+    EXPRESSION.with_borrow_mut(|(known, compiled)| {
+        if known != expression {
+            // Not by its own binding, in which an expression that is none throws where nothing catches it.
+            let made = Reflect::get(&window(), &"RegExp".into()).and_then(|class| {
+                Reflect::construct(class.unchecked_ref::<Function>(), &Array::of2(&expression.into(), &"im".into()))
+            });
+            *compiled = made.ok().map(JsCast::unchecked_into);
+            expression.clone_into(known);
+        }
+        compiled.as_ref().map(|compiled| compiled.test(text))
+    })
 }

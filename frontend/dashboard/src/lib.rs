@@ -3,11 +3,13 @@
 //! What the page decides is pure and builds anywhere, with its tests; what touches the browser is for WebAssembly alone.
 
 pub mod aftermath;
+pub mod difference;
 pub mod draft;
 pub mod lease;
 pub mod live;
 pub mod route;
 pub mod search;
+pub mod view;
 pub mod window;
 pub mod words;
 

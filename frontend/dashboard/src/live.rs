@@ -1,17 +1,23 @@
 //! What the page knows: the catalog, the leases' clocks, who has just left and why, and what happened.
 //!
-//! Pure: the fold is `shared`'s, time comes in as an argument, and what changed is noted for whoever draws. Must not
-//! know: signals, the document, or how anything looks.
+//! Pure: the fold is `shared`'s, time comes in as an argument, and what changed is noted for whoever draws. What it
+//! costs to take a change in does not grow with what stands: there may be 100,000 instances and a thousand changes a
+//! second. Must not know: signals, the document, or how anything looks.
+
+mod feed;
+mod tally;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
+pub use feed::{BURST_ROWS, FEED_MAX, Feed, Happening, Return, What, Why};
 use rollcall_shared::{
-    Catalog, CauseKind, Change, FoldError, Layout, LeaseId, Record, RegistryEvent, Revision, SnapshotReason,
-    api::TtlEvent,
+    Catalog, Change, FoldError, Layout, LeaseId, Record, RegistryEvent, Revision, SnapshotReason, api::TtlEvent,
 };
+pub use tally::{CURVE_MS, Summary, Tally};
+use tally::{Count, Tallies};
 
 use crate::{
     lease::LeaseClock,
@@ -24,29 +30,14 @@ pub const GHOST_MS: f64 = 20_000.0;
 /// How long a row counts as new, in milliseconds.
 pub const FRESH_MS: f64 = 1_500.0;
 
-/// How many changes within a second are still told one by one.
-pub const BURST_ROWS: usize = 30;
-
-/// How long a second is, for a burst.
-const BURST_MS: f64 = 1_000.0;
-
-/// After so long without one, the next burst is another one.
-const BURST_PAUSE_MS: f64 = 5_000.0;
-
-/// How many happenings are kept.
-pub const FEED_MAX: usize = 200;
-
 /// After an outage the leases' samples are old; nobody is called late for so long, in milliseconds.
 const JUDGE_AGAIN_MS: f64 = 15_000.0;
 
-/// Why an instance left, and what that rests on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Why {
-    /// The cause.
-    pub cause: CauseKind,
-    /// The evidence, in one sentence.
-    pub evidence: String,
-}
+/// Where no timer runs, as in a hidden tab, messages do its work after so long, in milliseconds.
+const TICK_MS_MAX: f64 = 5_000.0;
+
+/// From so many changes at once on, everything is drawn anew instead of one by one.
+const REDRAW_CHANGES: usize = 2_000;
 
 /// An instance that has left.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,119 +61,68 @@ pub struct Row {
     pub clock: Option<LeaseClock>,
     /// Whether it came to be just now.
     pub fresh: bool,
+    /// When it came to be, where the page saw that.
+    pub since_ms: Option<f64>,
 }
 
-/// A service in short, as the list shows it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Summary {
-    /// Instances that are registered and decode.
-    pub instances: usize,
-    /// Values that do not decode.
-    pub malformed: usize,
-    /// Instances whose renewal is overdue.
-    pub late: usize,
-    /// Instances without a lease.
-    pub permanent: usize,
-    /// Instances that have just left.
-    pub gone: usize,
-}
-
-/// Something that happened, for the activity feed.
+/// An instance that left and whose row has been folded away.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Happening {
-    /// Tells it from the others.
-    pub number: u64,
+pub struct Gone {
+    /// As it was.
+    pub record: Arc<Record>,
+    /// Why it left, where that is known.
+    pub why: Option<Why>,
     /// When the page heard of it.
     pub at_ms: f64,
-    /// What it was.
-    pub what: What,
-}
-
-/// The kinds of happenings.
-#[derive(Debug, Clone, PartialEq)]
-pub enum What {
-    /// An instance came to be.
-    Appeared(Arc<Record>),
-    /// An instance's value or lease changed.
-    Changed {
-        /// As it is now.
-        record: Arc<Record>,
-        /// The names of what changed.
-        fields: String,
-    },
-    /// An instance left.
-    Vanished {
-        /// As it was.
-        record: Arc<Record>,
-        /// The revision that deleted it.
-        revision: Revision,
-        /// Why.
-        why: Option<Why>,
-    },
-    /// Many changes within a second.
-    Burst {
-        /// How many came to be.
-        appeared: usize,
-        /// How many left.
-        vanished: usize,
-        /// How many changed.
-        changed: usize,
-        /// The causes told of those that left.
-        causes: BTreeMap<CauseKind, usize>,
-        /// The one service that all of it is about, if it is one.
-        service: Option<String>,
-    },
-    /// The stream began anew.
-    Snapshot(SnapshotReason),
-}
-
-impl What {
-    /// The record it is about, where it is about one.
-    pub fn record(&self) -> Option<&Arc<Record>> {
-        match self {
-            Self::Appeared(record) | Self::Changed { record, .. } | Self::Vanished { record, .. } => Some(record),
-            Self::Burst { .. } | Self::Snapshot(_) => None,
-        }
-    }
 }
 
 /// What has to be drawn anew.
 #[derive(Debug, Default)]
 pub struct Dirty {
-    /// The rows.
-    pub keys: HashSet<String>,
+    /// Whether so much changed that all has to be looked at anew.
+    pub all: bool,
+    /// The rows, each with what it showed when it was drawn last.
+    pub keys: HashMap<String, Option<Arc<Record>>>,
     /// The services.
     pub services: HashSet<String>,
     /// Whether a service came or went.
     pub names: bool,
     /// Whether something happened.
     pub feed: bool,
-    /// Whether leases were heard of.
-    pub leases: bool,
 }
 
 impl Dirty {
     /// Whether there is nothing to draw.
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.services.is_empty() && !self.names && !self.feed && !self.leases
+        !self.all && self.keys.is_empty() && self.services.is_empty() && !self.names && !self.feed
     }
+}
+
+/// One lease, as far as the page knows it.
+#[derive(Debug, Default)]
+struct Held {
+    clock: Option<LeaseClock>,
+    records: Vec<Arc<Record>>,
 }
 
 /// Everything the page knows.
 #[derive(Debug, Default)]
 pub struct Live {
     catalog: Catalog,
-    clocks: HashMap<LeaseId, LeaseClock>,
+    leases: HashMap<LeaseId, Held>,
     judge_from_ms: f64,
     etcd_away: bool,
     late: BTreeSet<String>,
+    /// The keys of what is wrong whatever its lease says: undecodable, or odd.
+    odd: BTreeSet<String>,
     ghosts: BTreeMap<String, Ghost>,
     fresh: HashMap<String, f64>,
-    feed: VecDeque<Happening>,
-    happened: u64,
-    second_began_ms: f64,
-    second_count: usize,
+    came: HashMap<String, f64>,
+    began_ms: Option<f64>,
+    tallies: Tallies,
+    feed: Feed,
     dirty: Dirty,
+    ticked_ms: f64,
 }
 
 impl Live {
@@ -192,6 +132,9 @@ impl Live {
     /// Where it does not fit; the reader has to start again from a snapshot.
     pub fn apply(&mut self, event: &RegistryEvent, now_ms: f64) -> Result<(), FoldError> {
         let first = !self.is_ready();
+        if now_ms - self.ticked_ms > TICK_MS_MAX {
+            self.tick(now_ms);
+        }
         let before: HashMap<String, Arc<Record>> = match event {
             RegistryEvent::Delta(delta) => delta
                 .changes
@@ -217,11 +160,19 @@ impl Live {
         if let RegistryEvent::Snapshot(snapshot) = event {
             self.dirty.names = true;
             if !first && !snapshot.more && snapshot.reason != SnapshotReason::Connected {
-                self.tell(What::Snapshot(snapshot.reason), now_ms);
+                self.dirty.feed = true;
+                self.feed.tell(What::Snapshot(snapshot.reason), now_ms);
             }
         }
-        if !first {
-            self.enter_second(changes.len(), now_ms);
+        if changes.is_empty() {
+            return Ok(());
+        }
+        if first {
+            self.began_ms = Some(now_ms);
+        }
+        self.dirty.all |= first || changes.len() > REDRAW_CHANGES;
+        if !first && let Some(began_ms) = self.feed.enter_second(changes.len(), now_ms) {
+            self.calm(began_ms, now_ms);
         }
         for change in changes {
             self.note(change, &before, revision, first, now_ms);
@@ -237,118 +188,127 @@ impl Live {
         first: bool,
         now_ms: f64,
     ) {
-        self.dirty.keys.insert(change.key().to_owned());
-        self.dirty.services.insert(change.service().to_owned());
         match change {
             Change::Put(record) => {
-                if let Some(ghost) = self.ghosts.remove(&record.key) {
-                    self.dirty.services.insert(ghost.record.service.clone());
+                let was = before.get(&record.key);
+                let ghost = self.ghosts.remove(&record.key);
+                if let Some(ghost) = &ghost {
+                    self.tallies.count(&ghost.record, Count::Gone, false, now_ms);
+                    self.touch_service(&ghost.record.service);
                 }
-                let Some(was) = before.get(&record.key) else {
-                    self.dirty.names = true;
-                    if !first {
-                        if !self.in_burst() {
-                            self.fresh.insert(record.key.clone(), now_ms);
-                        }
-                        self.tell(What::Appeared(record), now_ms);
+                self.touch(&record.key, was.or(ghost.as_ref().map(|ghost| &ghost.record)));
+                self.touch_service(&record.service);
+                if let Some(was) = was {
+                    self.leave(was, record.lease, now_ms);
+                    if was.service != record.service {
+                        self.dirty.names = true;
+                        self.touch_service(&was.service);
+                    }
+                }
+                self.enter(&record, now_ms);
+                if first {
+                    return;
+                }
+                self.dirty.feed = true;
+                if let Some(was) = was {
+                    if differs(was, &record) {
+                        self.feed.tell(What::Changed { was: Arc::clone(was), record }, now_ms);
+                    } else {
+                        self.dirty.feed = false;
                     }
                     return;
-                };
-                if was.service != record.service {
+                }
+                if self.catalog.service(&record.service).is_none_or(|records| records.len() == 1) {
                     self.dirty.names = true;
-                    self.dirty.services.insert(was.service.clone());
                 }
-                let fields = differences(was, &record);
-                if !fields.is_empty() {
-                    self.tell(What::Changed { record, fields }, now_ms);
-                }
+                self.came.insert(record.key.clone(), now_ms);
+                let what = if self.feed.in_burst() {
+                    What::Appeared(record)
+                } else {
+                    self.fresh.insert(record.key.clone(), now_ms);
+                    self.feed.arrival(&record, now_ms)
+                };
+                self.feed.tell(what, now_ms);
             }
             Change::Delete(departure) => {
-                self.dirty.names = true;
-                self.late.remove(&departure.key);
-                self.fresh.remove(&departure.key);
                 let record = departure.last;
-                if !self.in_burst() {
+                self.touch(&departure.key, Some(&record));
+                self.touch_service(&record.service);
+                self.leave(&record, None, now_ms);
+                self.fresh.remove(&departure.key);
+                self.came.remove(&departure.key);
+                if self.feed.in_burst() {
+                    self.dirty.names |= self.catalog.service(&record.service).is_none();
+                } else {
+                    self.tallies.count(&record, Count::Gone, true, now_ms);
                     let ghost = Ghost { record: Arc::clone(&record), left_ms: now_ms, revision, why: None };
                     self.ghosts.insert(departure.key, ghost);
                 }
-                self.tell(What::Vanished { record, revision, why: None }, now_ms);
+                self.dirty.feed = true;
+                self.feed.tell(What::Vanished { record, revision, why: None }, now_ms);
             }
         }
     }
 
-    /// Counts what happens within a second. When it becomes too much, what was told one by one becomes one line.
-    fn enter_second(&mut self, changes: usize, now_ms: f64) {
-        if now_ms - self.second_began_ms > BURST_MS {
-            self.second_began_ms = now_ms;
-            self.second_count = 0;
+    /// A record stands from now on.
+    fn enter(&mut self, record: &Arc<Record>, now_ms: f64) {
+        self.tallies.count(record, Count::Record, true, now_ms);
+        if record.instance().is_none() || record.warning.is_some() {
+            self.odd.insert(record.key.clone());
         }
-        let was_burst = self.in_burst();
-        self.second_count += changes;
-        if was_burst || !self.in_burst() {
-            return;
-        }
-        let began_ms = self.second_began_ms;
-        let mut burst = Vec::new();
-        while self.feed.front().is_some_and(|happening| happening.at_ms >= began_ms) {
-            burst.extend(self.feed.pop_front());
-        }
-        // One that goes on is the same one.
-        match self.feed.front_mut() {
-            Some(Happening { at_ms, what: What::Burst { .. }, .. }) if now_ms - *at_ms < BURST_PAUSE_MS => {}
-            _ => {
-                let causes = BTreeMap::new();
-                self.push(What::Burst { appeared: 0, vanished: 0, changed: 0, causes, service: None }, now_ms);
+        if let Some(lease) = record.lease {
+            let held = self.leases.entry(lease).or_default();
+            held.records.push(Arc::clone(record));
+            if let Some(clock) = held.clock {
+                self.set_late(record, self.may_judge(now_ms) && is_late(&clock, record), now_ms);
             }
         }
-        for happening in burst.into_iter().rev() {
-            self.tell(happening.what, now_ms);
+    }
+
+    /// A record stands no more, or another one does under its key, on the lease `next`.
+    fn leave(&mut self, record: &Arc<Record>, next: Option<LeaseId>, now_ms: f64) {
+        self.set_late(record, false, now_ms);
+        self.tallies.count(record, Count::Record, false, now_ms);
+        self.odd.remove(&record.key);
+        if let Some(lease) = record.lease
+            && let Some(held) = self.leases.get_mut(&lease)
+        {
+            held.records.retain(|other| other.key != record.key);
+            // What is known of a lease outlives an edit.
+            if held.records.is_empty() && next != Some(lease) {
+                self.leases.remove(&lease);
+            }
         }
+    }
+
+    fn touch(&mut self, key: &str, was: Option<&Arc<Record>>) {
+        // What it showed when it was drawn last is what is heard first.
+        if self.dirty.all || self.dirty.keys.contains_key(key) {
+            return;
+        }
+        if self.dirty.keys.len() < REDRAW_CHANGES {
+            self.dirty.keys.insert(key.to_owned(), was.cloned());
+        } else {
+            // Nothing was drawn for long, as in a hidden tab.
+            self.dirty.keys.clear();
+            self.dirty.all = true;
+        }
+    }
+
+    fn touch_service(&mut self, name: &str) {
+        if !self.dirty.services.contains(name) {
+            self.dirty.services.insert(name.to_owned());
+        }
+    }
+
+    /// So much happens that nothing of the second that began then is shown one by one.
+    fn calm(&mut self, began_ms: f64, now_ms: f64) {
         let folded: Vec<String> =
             self.ghosts.iter().filter(|(_, ghost)| ghost.left_ms >= began_ms).map(|(key, _)| key.clone()).collect();
         for key in folded {
-            self.fold_away(&key);
+            self.fold_away(&key, now_ms);
         }
         self.fresh.retain(|_, at_ms| *at_ms < began_ms);
-    }
-
-    fn in_burst(&self) -> bool {
-        self.second_count > BURST_ROWS
-    }
-
-    fn tell(&mut self, what: What, now_ms: f64) {
-        if self.in_burst()
-            && let Some(subject) = what.record()
-            && let Some(Happening { at_ms, what: What::Burst { appeared, vanished, changed, causes, service }, .. }) =
-                self.feed.front_mut()
-        {
-            *at_ms = now_ms;
-            match service {
-                None if *appeared + *vanished + *changed == 0 => *service = Some(subject.service.clone()),
-                Some(name) if *name != subject.service => *service = None,
-                _ => {}
-            }
-            match &what {
-                What::Vanished { why, .. } => {
-                    *vanished += 1;
-                    if let Some(why) = why {
-                        *causes.entry(why.cause).or_default() += 1;
-                    }
-                }
-                What::Appeared(_) => *appeared += 1,
-                _ => *changed += 1,
-            }
-            self.dirty.feed = true;
-            return;
-        }
-        self.push(what, now_ms);
-    }
-
-    fn push(&mut self, what: What, now_ms: f64) {
-        self.happened += 1;
-        self.feed.push_front(Happening { number: self.happened, at_ms: now_ms, what });
-        self.feed.truncate(FEED_MAX);
-        self.dirty.feed = true;
     }
 
     fn explain(&mut self, key: &str, revision: Revision, why: &Why) {
@@ -356,45 +316,56 @@ impl Live {
             && (ghost.revision == revision || ghost.revision == 0)
         {
             ghost.why = Some(why.clone());
-            self.dirty.keys.insert(key.to_owned());
+            let record = Arc::clone(&ghost.record);
+            self.touch(key, Some(&record));
         }
-        let told = self.feed.iter_mut().find_map(|happening| match &mut happening.what {
-            What::Vanished { record, revision: at, why } if record.key == key && (*at == revision || *at == 0) => {
-                Some(why)
+        self.dirty.feed |= self.feed.explain(key, revision, why);
+    }
+
+    /// Takes in what the server knows of some leases.
+    pub fn hear_leases(&mut self, event: &TtlEvent, now_ms: f64) {
+        let may_judge = self.may_judge(now_ms);
+        let mut heard_of = Vec::new();
+        for heard in &event.leases {
+            // One that holds nothing that is shown is none of ours.
+            let Some(held) = self.leases.get_mut(&heard.lease) else { continue };
+            let before = held.clock;
+            match &mut held.clock {
+                Some(clock) => clock.hear(heard, now_ms),
+                None => held.clock = Some(LeaseClock::new(heard, now_ms)),
             }
-            _ => None,
-        });
-        if let Some(told) = told {
-            *told = Some(why.clone());
-            happening_changed(&mut self.dirty);
-            return;
+            let Some(clock) = held.clock else { continue };
+            let shown = before.as_ref() != Some(&clock);
+            for record in &held.records {
+                let late = may_judge && is_late(&clock, record);
+                if shown || late != self.late.contains(&record.key) {
+                    heard_of.push((Arc::clone(record), late));
+                }
+            }
         }
-        let burst = self.feed.iter_mut().find_map(|happening| match &mut happening.what {
-            What::Burst { causes, vanished, .. } if causes.values().sum::<usize>() < *vanished => Some(causes),
-            _ => None,
-        });
-        if let Some(causes) = burst {
-            *causes.entry(why.cause).or_default() += 1;
-            happening_changed(&mut self.dirty);
+        for (record, late) in heard_of {
+            self.touch(&record.key, Some(&record));
+            self.set_late(&record, late, now_ms);
         }
     }
 
-    /// Takes in what the server knows of the leases.
-    pub fn hear_leases(&mut self, event: &TtlEvent, now_ms: f64) {
-        let mut clocks = HashMap::with_capacity(event.leases.len());
-        for heard in &event.leases {
-            let clock = match self.clocks.remove(&heard.lease) {
-                Some(mut clock) => {
-                    clock.hear(heard, now_ms);
-                    clock
-                }
-                None => LeaseClock::new(heard, now_ms),
-            };
-            clocks.insert(heard.lease, clock);
+    fn may_judge(&self, now_ms: f64) -> bool {
+        !self.etcd_away && now_ms >= self.judge_from_ms
+    }
+
+    fn set_late(&mut self, record: &Arc<Record>, late: bool, now_ms: f64) {
+        let was_late = self.late.contains(&record.key);
+        if late == was_late {
+            return;
         }
-        self.clocks = clocks;
-        self.dirty.leases = true;
-        self.judge(now_ms);
+        if late {
+            self.late.insert(record.key.clone());
+        } else {
+            self.late.remove(&record.key);
+        }
+        self.tallies.count(record, Count::Late, late, now_ms);
+        self.touch(&record.key, Some(record));
+        self.touch_service(&record.service);
     }
 
     /// Whether etcd can be heard: while it cannot, nobody is called late.
@@ -403,12 +374,18 @@ impl Live {
             self.judge_from_ms = now_ms + JUDGE_AGAIN_MS;
         }
         self.etcd_away = away;
-        self.judge(now_ms);
+        if away {
+            for key in self.late.clone() {
+                if let Some(record) = self.catalog.get(&key).cloned() {
+                    self.set_late(&record, false, now_ms);
+                }
+            }
+        }
     }
 
-    /// Time has passed: who is late now, and who has been gone for long enough?
+    /// Time has passed: who has been gone for long enough?
     pub fn tick(&mut self, now_ms: f64) {
-        self.judge(now_ms);
+        self.ticked_ms = now_ms;
         let over: Vec<String> = self
             .ghosts
             .iter()
@@ -416,36 +393,20 @@ impl Live {
             .map(|(key, _)| key.clone())
             .collect();
         for key in over {
-            self.fold_away(&key);
+            self.fold_away(&key, now_ms);
         }
         self.fresh.retain(|_, at_ms| now_ms - *at_ms < FRESH_MS);
+        self.tallies.forget(now_ms);
     }
 
-    fn fold_away(&mut self, key: &str) {
+    fn fold_away(&mut self, key: &str, now_ms: f64) {
         if let Some(ghost) = self.ghosts.remove(key) {
-            self.dirty.keys.insert(key.to_owned());
-            self.dirty.services.insert(ghost.record.service.clone());
+            self.tallies.count(&ghost.record, Count::Gone, false, now_ms);
+            self.touch(key, Some(&ghost.record));
+            self.touch_service(&ghost.record.service);
             self.dirty.names = true;
+            self.dirty.feed = true;
         }
-    }
-
-    fn judge(&mut self, now_ms: f64) {
-        let mut late = BTreeSet::new();
-        if !self.etcd_away && now_ms >= self.judge_from_ms {
-            for record in self.catalog.records() {
-                let Some(clock) = record.lease.and_then(|lease| self.clocks.get(&lease)) else { continue };
-                if clock.is_late(record.layout == Layout::GoMicro) {
-                    late.insert(record.key.clone());
-                }
-            }
-        }
-        for key in late.symmetric_difference(&self.late) {
-            if let Some(record) = self.catalog.get(key) {
-                self.dirty.services.insert(record.service.clone());
-            }
-            self.dirty.keys.insert(key.clone());
-        }
-        self.late = late;
     }
 
     /// What has to be drawn, since this was asked last.
@@ -463,9 +424,19 @@ impl Live {
         !self.catalog.revisions().is_empty()
     }
 
+    /// When the first snapshot stood: what stands since before then came the page does not know when.
+    pub fn began_ms(&self) -> f64 {
+        self.began_ms.unwrap_or_default()
+    }
+
     /// The one fold's state.
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
+    }
+
+    /// Whether so much happens now that it is not told one by one.
+    pub fn in_burst(&self) -> bool {
+        self.feed.in_burst()
     }
 
     /// What happened, newest first.
@@ -473,109 +444,116 @@ impl Live {
         self.feed.iter()
     }
 
+    /// The record that a key's row shows: what stands, or what has just left.
+    pub fn shown(&self, key: &str) -> Option<&Arc<Record>> {
+        self.catalog.get(key).or_else(|| self.ghosts.get(key).map(|ghost| &ghost.record))
+    }
+
     /// The row of a key; `None` where there is nothing to show.
     pub fn row(&self, key: &str) -> Option<Row> {
         if let Some(record) = self.catalog.get(key) {
             return Some(Row {
                 record: Arc::clone(record),
-                state: self.state(record),
+                state: self.state(key),
                 why: None,
-                clock: record.lease.and_then(|lease| self.clocks.get(&lease).copied()),
+                clock: record.lease.and_then(|lease| self.leases.get(&lease)?.clock),
                 fresh: self.fresh.contains_key(key),
+                since_ms: self.came.get(key).copied(),
             });
         }
         let ghost = self.ghosts.get(key)?;
         let (record, why) = (Arc::clone(&ghost.record), ghost.why.clone());
-        Some(Row { record, state: RowState::Gone, why, clock: None, fresh: false })
+        Some(Row { record, state: RowState::Gone, why, clock: None, fresh: false, since_ms: None })
     }
 
-    fn state(&self, record: &Record) -> RowState {
-        if self.late.contains(&record.key) { RowState::Late } else { RowState::Live }
-    }
-
-    /// The rows of one service, or of all, that a search means, by key; those that have just left among them.
-    pub fn rows(&self, service: Option<&str>, search: &Search) -> Vec<Arc<Record>> {
-        let wanted = |record: &Arc<Record>| search.is_empty() || search.matches(record, self.state(record));
-        let mut rows: Vec<Arc<Record>> = match service {
-            Some(name) => self
-                .catalog
-                .service(name)
-                .into_iter()
-                .flat_map(BTreeMap::values)
-                .filter(|record| wanted(record))
-                .cloned()
-                .collect(),
-            None => self.catalog.records().filter(|record| wanted(record)).cloned().collect(),
-        };
-        // Few have just left; each takes its place among those that stand.
-        for ghost in self.ghosts.values().map(|ghost| &ghost.record) {
-            if service.is_none_or(|name| ghost.service == name)
-                && (search.is_empty() || search.matches(ghost, RowState::Gone))
-            {
-                let place = rows.partition_point(|record| record.key < ghost.key);
-                rows.insert(place, Arc::clone(ghost));
-            }
+    /// How the instance under a key is doing.
+    pub fn state(&self, key: &str) -> RowState {
+        if self.late.contains(key) {
+            RowState::Late
+        } else if self.catalog.get(key).is_some() {
+            RowState::Live
+        } else {
+            RowState::Gone
         }
-        rows
     }
 
-    /// The names of the services of which a search means something, sorted; those that have just left among them.
-    pub fn service_names(&self, search: &Search) -> Vec<String> {
-        let mut names: Vec<String> = self
-            .catalog
-            .services()
-            .filter(|(_, records)| {
-                search.is_empty() || records.values().any(|record| search.matches(record, self.state(record)))
-            })
-            .map(|(name, _)| name.to_owned())
-            .collect();
-        for ghost in self.ghosts.values().map(|ghost| &ghost.record) {
-            if search.is_empty() || search.matches(ghost, RowState::Gone) {
-                let place = names.partition_point(|name| *name < ghost.service);
-                if names.get(place) != Some(&ghost.service) {
-                    names.insert(place, ghost.service.clone());
-                }
+    /// How much is left of the lease of a record, in milliseconds of the page's clock; `None` where that is not known.
+    pub fn deadline_ms(&self, record: &Record) -> Option<f64> {
+        record.lease.and_then(|lease| self.leases.get(&lease)?.clock).map(|clock| clock.deadline_ms)
+    }
+
+    /// Whether a search means the row of a record.
+    pub fn is_meant(&self, record: &Record, search: &Search) -> bool {
+        search.is_empty() || search.matches(record, self.state(&record.key))
+    }
+
+    /// Those that have just left, by key.
+    pub fn ghosts(&self) -> impl Iterator<Item = &Arc<Record>> {
+        self.ghosts.values().map(|ghost| &ghost.record)
+    }
+
+    /// The names of the services that have something to show, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.catalog.services().map(|(name, _)| name.to_owned()).collect();
+        for ghost in self.ghosts() {
+            if let Err(place) = names.binary_search(&ghost.service) {
+                names.insert(place, ghost.service.clone());
             }
         }
         names
     }
 
+    /// Those of a service, or of all, that left and whose rows have been folded away, newest first, at most so many.
+    pub fn gone(&self, service: Option<&str>, most: usize) -> Vec<Gone> {
+        let mut seen = HashSet::new();
+        self.feed
+            .iter()
+            .filter_map(|happening| match &happening.what {
+                What::Vanished { record, why, .. } => {
+                    Some(Gone { record: Arc::clone(record), why: why.clone(), at_ms: happening.at_ms })
+                }
+                _ => None,
+            })
+            .filter(|gone| service.is_none_or(|name| gone.record.service == name))
+            .filter(|gone| self.shown(&gone.record.key).is_none() && seen.insert(gone.record.key.clone()))
+            .take(most)
+            .collect()
+    }
+
     /// One service in short.
     pub fn summary(&self, name: &str) -> Summary {
-        let mut summary = Summary::default();
-        for record in self.catalog.service(name).into_iter().flat_map(BTreeMap::values) {
-            self.count(record, &mut summary);
-        }
-        summary.gone = self.ghosts.values().filter(|ghost| ghost.record.service == name).count();
-        summary
+        self.tallies.summary(name)
     }
 
     /// All services in short.
     pub fn totals(&self) -> Summary {
-        let mut totals = Summary { gone: self.ghosts.len(), ..Summary::default() };
-        for record in self.catalog.records() {
-            self.count(record, &mut totals);
-        }
-        totals
+        self.tallies.totals()
     }
 
-    fn count(&self, record: &Record, summary: &mut Summary) {
-        if record.instance().is_some() {
-            summary.instances += 1;
-        } else {
-            summary.malformed += 1;
-        }
-        summary.late += usize::from(self.late.contains(&record.key));
-        summary.permanent += usize::from(record.lease.is_none());
+    /// The points at which a service's number of instances changed, oldest first, as far back as [`CURVE_MS`].
+    pub fn curve(&self, name: &str) -> &[(f64, usize)] {
+        self.tallies.get(name).map_or(&[], |tally| &tally.curve)
     }
 
-    /// Records that something is wrong with, at most so many: undecodable, late, odd.
+    /// What is known of each service beside its records, in no order.
+    pub fn tallies(&self) -> impl Iterator<Item = (&str, &Tally)> {
+        self.tallies.iter()
+    }
+
+    /// Records that something is wrong with, at most so many: undecodable or odd, then late.
     pub fn wrong(&self, most: usize) -> Vec<Arc<Record>> {
-        let malformed = self.catalog.records().filter(|record| record.instance().is_none());
+        let malformed = |record: &&Arc<Record>| record.instance().is_none();
+        let odd = || self.odd.iter().filter_map(|key| self.catalog.get(key));
         let late = self.late.iter().filter_map(|key| self.catalog.get(key));
-        let odd = self.catalog.records().filter(|record| record.warning.is_some());
-        let mut seen = HashSet::new();
-        malformed.chain(late).chain(odd).filter(|record| seen.insert(record.key.clone())).take(most).cloned().collect()
+        let gravest = odd().filter(malformed).take(most);
+        let rest = late.take(most).chain(odd().filter(|record| !malformed(record)).take(most));
+        let mut wrong: Vec<Arc<Record>> = Vec::new();
+        for record in gravest.chain(rest) {
+            if wrong.len() < most && wrong.iter().all(|other| other.key != record.key) {
+                wrong.push(Arc::clone(record));
+            }
+        }
+        wrong
     }
 
     /// The services with the most instances, at most so many, biggest first.
@@ -597,187 +575,14 @@ impl Live {
     }
 }
 
-fn happening_changed(dirty: &mut Dirty) {
-    dirty.feed = true;
+fn is_late(clock: &LeaseClock, record: &Record) -> bool {
+    clock.is_late(record.layout == Layout::GoMicro)
 }
 
-/// The names of what differs between two records of one key, as a person lists them.
-fn differences(was: &Record, is: &Record) -> String {
-    let mut fields = Vec::new();
-    match (was.instance(), is.instance()) {
-        (Some(was), Some(is)) => {
-            for (name, differs) in [
-                ("version", was.version != is.version),
-                ("endpoints", was.endpoints != is.endpoints),
-                ("metadata", was.metadata != is.metadata),
-                ("id", was.id != is.id),
-            ] {
-                if differs {
-                    fields.push(name);
-                }
-            }
-        }
-        (None, Some(_)) => fields.push("repaired value"),
-        (Some(_), None) => fields.push("value, which no longer decodes"),
-        (None, None) => {
-            if was.decoded != is.decoded {
-                fields.push("value");
-            }
-        }
-    }
-    if was.lease != is.lease {
-        fields.push("lease");
-    }
-    fields.join(", ")
+/// Whether a person would say that something changed between two records of one key.
+fn differs(was: &Record, is: &Record) -> bool {
+    was.decoded != is.decoded || was.lease != is.lease
 }
 
 #[cfg(test)]
-mod tests {
-    use rollcall_shared::{Cause, Decoded, Delta, Departure, ServiceInstance, Snapshot, api::LeaseTtl};
-
-    use super::*;
-
-    const SOURCE: &str = "/microservices/";
-
-    fn record(service: &str, id: &str, revision: Revision) -> Arc<Record> {
-        Arc::new(Record {
-            key: [SOURCE, service, "/", id].concat(),
-            source: SOURCE.into(),
-            layout: Layout::Kratos,
-            service: service.into(),
-            lease: Some(LeaseId(7)),
-            create_revision: revision,
-            mod_revision: revision,
-            decoded: Decoded::Instance(ServiceInstance {
-                id: id.into(),
-                name: service.into(),
-                ..ServiceInstance::default()
-            }),
-            warning: None,
-        })
-    }
-
-    fn snapshot(records: Vec<Arc<Record>>, revision: Revision) -> RegistryEvent {
-        RegistryEvent::Snapshot(Snapshot {
-            reason: SnapshotReason::Connected,
-            revisions: [(SOURCE.to_owned(), revision)].into(),
-            records,
-            part: 0,
-            more: false,
-        })
-    }
-
-    fn delta(revision: Revision, changes: Vec<Change>) -> RegistryEvent {
-        RegistryEvent::Delta(Delta { source: SOURCE.into(), after: revision - 1, revision, changes })
-    }
-
-    fn delete(record: &Arc<Record>) -> Change {
-        Change::Delete(Departure { key: record.key.clone(), service: record.service.clone(), last: Arc::clone(record) })
-    }
-
-    fn live(records: Vec<Arc<Record>>) -> Live {
-        let mut live = Live::default();
-        live.apply(&snapshot(records, 10), 0.0).unwrap();
-        live.take_dirty();
-        live
-    }
-
-    #[test]
-    fn one_that_left_stays_where_it_was_with_its_cause_and_then_folds_away() {
-        let (one, two) = (record("a", "1", 5), record("a", "2", 6));
-        let mut live = live(vec![Arc::clone(&one), Arc::clone(&two)]);
-        live.apply(&delta(11, vec![delete(&one)]), 1_000.0).unwrap();
-        let why = RegistryEvent::Cause(Cause {
-            key: one.key.clone(),
-            revision: 11,
-            cause: CauseKind::Expired,
-            evidence: "why".into(),
-        });
-        live.apply(&why, 1_100.0).unwrap();
-        let row = live.row(&one.key).unwrap();
-        assert_eq!((row.state, row.why.unwrap().cause), (RowState::Gone, CauseKind::Expired));
-        let keys =
-            |live: &Live| live.rows(Some("a"), &Search::default()).iter().map(|r| r.key.clone()).collect::<Vec<_>>();
-        assert_eq!(keys(&live), [one.key.clone(), two.key.clone()]);
-        assert_eq!(live.summary("a"), Summary { instances: 1, gone: 1, ..Summary::default() });
-        live.tick(20_999.0);
-        assert_eq!(keys(&live).len(), 2);
-        live.take_dirty();
-        live.tick(21_000.0);
-        assert_eq!(keys(&live), std::slice::from_ref(&two.key));
-        assert!(live.take_dirty().services.contains("a"));
-    }
-
-    #[test]
-    fn one_that_comes_back_is_no_ghost() {
-        let one = record("a", "1", 5);
-        let mut live = live(vec![Arc::clone(&one)]);
-        live.apply(&delta(11, vec![delete(&one)]), 0.0).unwrap();
-        assert_eq!(live.service_names(&Search::default()), ["a"]);
-        live.apply(&delta(12, vec![Change::Put(record("a", "1", 12))]), 0.0).unwrap();
-        let row = live.row(&one.key).unwrap();
-        assert_eq!((row.state, row.fresh), (RowState::Live, true));
-        assert_eq!(live.rows(None, &Search::default()).len(), 1);
-    }
-
-    #[test]
-    fn a_burst_is_told_as_one_line() {
-        let records: Vec<_> = (0..100).map(|n| record("a", &n.to_string(), 5)).collect();
-        let mut live = live(records.clone());
-        live.apply(&delta(11, vec![delete(&records[0])]), 0.0).unwrap();
-        assert_eq!(live.feed().count(), 1);
-        live.apply(&delta(12, records[1..60].iter().map(delete).collect()), 500.0).unwrap();
-        for (record, revision) in records[..60].iter().zip([11].into_iter().chain(std::iter::repeat(12))) {
-            let cause = Cause { key: record.key.clone(), revision, cause: CauseKind::Revoked, evidence: String::new() };
-            live.apply(&RegistryEvent::Cause(cause), 600.0).unwrap();
-        }
-        let told: Vec<_> = live.feed().map(|happening| &happening.what).collect();
-        let What::Burst { vanished: 60, causes, service, .. } = told[0] else { panic!("{told:?}") };
-        assert_eq!((told.len(), causes[&CauseKind::Revoked], service.as_deref()), (1, 60, Some("a")));
-        assert_eq!(live.rows(Some("a"), &Search::default()).len(), 40);
-        live.apply(&delta(13, vec![delete(&records[60])]), 5_000.0).unwrap();
-        assert_eq!(live.feed().count(), 2);
-    }
-
-    #[test]
-    fn the_first_snapshot_is_no_news_and_a_later_one_tells_what_changed() {
-        let one = record("a", "1", 5);
-        let mut live = live(vec![Arc::clone(&one)]);
-        assert_eq!(live.feed().count(), 0);
-        live.apply(&snapshot(vec![record("b", "1", 20)], 20), 9_000.0).unwrap();
-        let told: Vec<_> = live.feed().map(|happening| happening.what.record().unwrap().service.clone()).collect();
-        assert_eq!(told, ["b", "a"]);
-        assert_eq!(live.service_names(&Search::default()), ["a", "b"]);
-    }
-
-    #[test]
-    fn only_what_changed_is_drawn() {
-        let (one, two) = (record("a", "1", 5), record("b", "2", 6));
-        let mut live = live(vec![one, Arc::clone(&two)]);
-        live.apply(&delta(11, vec![Change::Put(record("b", "2", 11))]), 0.0).unwrap();
-        let dirty = live.take_dirty();
-        assert_eq!(dirty.keys, HashSet::from([two.key.clone()]));
-        assert_eq!(dirty.services, HashSet::from(["b".to_owned()]));
-        assert!(!dirty.names && !dirty.feed && !live.is_dirty());
-    }
-
-    #[test]
-    fn who_stops_renewing_is_late_and_nobody_is_while_etcd_is_away() {
-        let one = record("a", "1", 5);
-        let mut live = live(vec![Arc::clone(&one)]);
-        for second in (1..=15_i32).step_by(2) {
-            let leases =
-                vec![LeaseTtl { lease: LeaseId(7), granted_s: 15, remaining_s: 15 - i64::from(second), age_ms: 0 }];
-            live.hear_leases(&TtlEvent { at_ms: 0, leases }, f64::from(second) * 1_000.0);
-        }
-        assert_eq!(live.row(&one.key).unwrap().state, RowState::Late);
-        assert_eq!(live.rows(None, &Search::parse("state:late")).len(), 1);
-        assert_eq!((live.totals().late, live.wrong(5).len()), (1, 1));
-        live.take_dirty();
-        live.set_etcd_away(true, 15_100.0);
-        assert_eq!(live.row(&one.key).unwrap().state, RowState::Live);
-        assert!(live.take_dirty().keys.contains(&one.key));
-        live.set_etcd_away(false, 15_200.0);
-        assert_eq!(live.row(&one.key).unwrap().state, RowState::Live);
-    }
-}
+mod tests;

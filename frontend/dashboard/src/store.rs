@@ -15,11 +15,17 @@ use wasm_bindgen_futures::spawn_local;
 use crate::{
     browser,
     live::{Happening, Live, Row, Summary},
-    search::Search,
+    view::{Query, View},
 };
 
 /// The server speaks at least every 10 s; a line that is silent for longer than this is dead, in milliseconds.
 const SILENCE_MS_MAX: f64 = 25_000.0;
+
+/// How long a search may hold the page up before it gives way to a frame, in milliseconds.
+const LOOK_MS_MAX: f64 = 5.0;
+
+/// What counts everything is drawn anew at most so often, in milliseconds: nobody reads faster.
+const OVERALL_MS_MIN: f64 = 500.0;
 
 /// How it is with the line and with etcd.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,18 +50,34 @@ pub struct Store {
     pub incoming: RwSignal<usize>,
     /// The moment that everything that ticks shows, by [`browser::now_ms`]; moves once a second while the page is seen.
     pub now_ms: RwSignal<f64>,
+    /// Whether a search is still being looked through.
+    pub looking: RwSignal<bool>,
     names: Trigger,
     anything: Trigger,
     feed: Trigger,
+    listed: Trigger,
 }
 
 struct State {
     live: Live,
+    /// What the search means, of all services.
+    found: View,
+    /// The table of one service.
+    table: View,
+    due: Due,
     rows: Watched,
     services: Watched,
     frame_due: bool,
     timer: Option<IntervalHandle>,
     events: Option<EventsHandle>,
+}
+
+/// What is drawn only so often, and waits for its turn.
+#[derive(Default)]
+struct Due {
+    drawn_ms: f64,
+    anything: bool,
+    feed: bool,
 }
 
 /// Who is drawn now, by key or name, with what tells them to draw anew.
@@ -68,6 +90,9 @@ impl Store {
         let store = Self {
             state: StoredValue::new_local(State {
                 live: Live::default(),
+                found: View::default(),
+                table: View::default(),
+                due: Due::default(),
                 rows: Watched::new(),
                 services: Watched::new(),
                 frame_due: false,
@@ -78,9 +103,11 @@ impl Store {
             ready: RwSignal::new(false),
             incoming: RwSignal::new(0),
             now_ms: RwSignal::new(browser::now_ms()),
+            looking: RwSignal::new(false),
             names: Trigger::new(),
             anything: Trigger::new(),
             feed: Trigger::new(),
+            listed: Trigger::new(),
         };
         spawn_local(async move {
             while let Some(message) = events.next().await {
@@ -150,7 +177,7 @@ impl Store {
 
     fn draw_soon(self) {
         let due = self.state.try_update_value(|state| {
-            let due = state.live.is_dirty() && !state.frame_due;
+            let due = !state.frame_due && (state.live.is_dirty() || state.is_looking());
             state.frame_due |= due;
             due
         });
@@ -159,33 +186,84 @@ impl Store {
         }
     }
 
-    /// Tells everyone whose part has changed.
+    /// Tells everyone whose part has changed, and looks on for what is searched.
     fn draw(self) {
+        let now_ms = browser::now_ms();
         let told = self.state.try_update_value(|state| {
             state.frame_due = false;
             let dirty = state.live.take_dirty();
-            let mut told = Vec::new();
-            if dirty.leases {
+            let (mut told, mut of_all) = (Vec::new(), Vec::new());
+            if dirty.all {
                 told.extend(state.rows.values().map(|(trigger, _)| trigger.clone()));
+                told.extend(state.services.values().map(|(trigger, _)| trigger.clone()));
             } else {
-                told.extend(dirty.keys.iter().filter_map(|key| Some(state.rows.get(key)?.0.clone())));
+                told.extend(dirty.keys.keys().filter_map(|key| Some(state.rows.get(key)?.0.clone())));
+                told.extend(dirty.services.iter().filter_map(|name| Some(state.services.get(name)?.0.clone())));
             }
-            told.extend(dirty.services.iter().filter_map(|name| Some(state.services.get(name)?.0.clone())));
-            (dirty, told)
+            let (mut listed, mut names) = (false, dirty.names);
+            for view in [&mut state.table, &mut state.found] {
+                if is_asked(view.query()) {
+                    let moved = view.follow(&dirty, &state.live);
+                    listed |= moved.rows;
+                    names |= moved.services;
+                }
+            }
+            let found = state.look(now_ms);
+            if listed || found {
+                of_all.push(self.listed);
+            }
+            if names || found {
+                of_all.push(self.names);
+            }
+            state.due.anything |= names || dirty.all || !dirty.keys.is_empty();
+            state.due.feed |= dirty.feed;
+            // What counts everything changes all the time; who reads it wants to see that something new is there.
+            let is_time = now_ms - state.due.drawn_ms >= OVERALL_MS_MIN;
+            if state.due.anything && (names || is_time) {
+                state.due.anything = false;
+                state.due.drawn_ms = now_ms;
+                of_all.push(self.anything);
+            }
+            if state.due.feed && (is_time || !state.live.in_burst()) {
+                state.due.feed = false;
+                state.due.drawn_ms = now_ms;
+                of_all.push(self.feed);
+            }
+            (told, of_all, state.is_looking())
         });
-        let Some((dirty, told)) = told else { return };
+        let Some((told, of_all, looking)) = told else { return };
         for trigger in told {
             trigger.notify();
         }
-        if dirty.names {
-            self.names.notify();
+        for trigger in of_all {
+            trigger.notify();
         }
-        if dirty.names || !dirty.keys.is_empty() {
-            self.anything.notify();
+        if self.looking.get_untracked() != looking {
+            self.looking.set(looking);
         }
-        if dirty.feed {
-            self.feed.notify();
-        }
+        self.draw_soon();
+    }
+
+    /// What the page shows from now on: which service, what is searched, and in which order.
+    pub fn ask(self, query: Query) {
+        let now_ms = browser::now_ms();
+        self.state.update_value(|state| {
+            let of_all = match query.service {
+                None => query.clone(),
+                // Which services it means is asked beside the table of one.
+                Some(_) => Query { search: query.search.clone(), ..Query::default() },
+            };
+            for (view, query) in [(&mut state.table, query), (&mut state.found, of_all)] {
+                if *view.query() != query {
+                    view.ask(query);
+                }
+            }
+            state.look(now_ms);
+        });
+        self.listed.notify();
+        self.names.notify();
+        self.looking.set(self.state.with_value(State::is_looking));
+        self.draw_soon();
     }
 
     /// One timer for all that ticks, and none in a hidden tab.
@@ -206,12 +284,22 @@ impl Store {
 
     fn tick(self) {
         let now_ms = browser::now_ms();
-        self.state.update_value(|state| {
+        let told = self.state.try_update_value(|state| {
             state.live.tick(now_ms);
             if let Some(events) = &state.events {
                 events.check(SILENCE_MS_MAX);
             }
+            let due = std::mem::take(&mut state.due);
+            state.due.drawn_ms = now_ms;
+            let State { live, table, found, .. } = state;
+            (due, table.settle(live) | found.settle(live))
         });
+        let (due, listed) = told.unwrap_or_default();
+        for (trigger, due) in [(self.anything, due.anything), (self.feed, due.feed), (self.listed, listed)] {
+            if due {
+                trigger.notify();
+            }
+        }
         self.now_ms.set(now_ms);
         self.draw_soon();
     }
@@ -241,32 +329,50 @@ impl Store {
         })
     }
 
-    /// The rows of a service, or of all, that the search means.
-    pub fn rows(self, service: Option<String>, search: Memo<Search>) -> Memo<Arc<Vec<Arc<Record>>>> {
-        let trigger = service.as_ref().map(|name| self.watch(name, |state| &mut state.services));
-        Memo::new_with_compare(
-            move |_| {
-                match &trigger {
-                    Some(trigger) => trigger.track(),
-                    None => self.anything.track(),
-                }
-                Arc::new(search.with(|search| self.read(|live| live.rows(service.as_deref(), search))))
-            },
-            |_, _| true,
-        )
+    /// The points at which a service's number of instances changed, oldest first.
+    pub fn curve(self, name: &str) -> Memo<Arc<Vec<(f64, usize)>>> {
+        let trigger = self.watch(name, |state| &mut state.services);
+        let name = name.to_owned();
+        Memo::new(move |_| {
+            trigger.track();
+            Arc::new(self.read(|live| live.curve(&name).to_vec()))
+        })
+    }
+
+    /// How many rows the table has.
+    pub fn row_count(self) -> usize {
+        self.listed.track();
+        self.with_rows(<[_]>::len)
+    }
+
+    /// The keys of the rows from one place of the table to another.
+    pub fn keys(self, start: usize, end: usize) -> Vec<String> {
+        self.listed.track();
+        self.with_rows(|rows| {
+            let shown = rows.get(start..end.min(rows.len())).unwrap_or_default();
+            shown.iter().map(|record| record.key.clone()).collect()
+        })
+    }
+
+    /// Reads the rows of the table in their order, without following them.
+    pub fn with_rows<T>(self, read: impl FnOnce(&[Arc<Record>]) -> T) -> T {
+        self.state.with_value(|state| {
+            let view = if state.table.query().service.is_some() { &state.table } else { &state.found };
+            read(if is_asked(view.query()) { view.rows() } else { &[] })
+        })
     }
 
     /// The names of the services that the search means.
-    pub fn service_names(self, search: Memo<Search>) -> Memo<Arc<Vec<String>>> {
+    pub fn service_names(self) -> Memo<Arc<Vec<String>>> {
         Memo::new(move |_| {
-            search.with(|search| {
-                if search.is_empty() {
-                    self.names.track();
+            self.names.track();
+            Arc::new(self.state.with_value(|state| {
+                if is_asked(state.found.query()) {
+                    state.found.services().keys().cloned().collect()
                 } else {
-                    self.anything.track();
+                    state.live.names()
                 }
-                Arc::new(self.read(|live| live.service_names(search)))
-            })
+            }))
         })
     }
 
@@ -309,6 +415,32 @@ impl Store {
         });
         trigger.unwrap_or_default()
     }
+}
+
+impl State {
+    fn is_looking(&self) -> bool {
+        [&self.table, &self.found].into_iter().any(|view| is_asked(view.query()) && view.is_looking())
+    }
+
+    /// Looks on for what is asked, the table first, for as long as a frame may be held up. Says whether it looked.
+    fn look(&mut self, began_ms: f64) -> bool {
+        let mut looked = false;
+        for view in [&mut self.table, &mut self.found] {
+            if is_asked(view.query()) && view.is_looking() {
+                let is_time_left = || browser::now_ms() - began_ms < LOOK_MS_MAX;
+                if !looked || is_time_left() {
+                    view.step(&self.live, is_time_left);
+                    looked = true;
+                }
+            }
+        }
+        looked
+    }
+}
+
+/// Whether a table is shown for it: the overview lists no instances while nothing is searched.
+fn is_asked(query: &Query) -> bool {
+    query.service.is_some() || !query.search.is_empty()
 }
 
 fn forget(watched: &mut Watched, name: &str) {

@@ -10,6 +10,8 @@ use std::cell::Cell;
 
 use rollcall_shared::{CauseKind, Layout};
 
+use crate::{difference::Part, live::Return};
+
 /// Something the page says, in the language that is spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Word(u16);
@@ -186,6 +188,17 @@ words! {
     CAUSE_EXPIRED = "vanished: its lease expired (crashed or cut off)";
     CAUSE_REVOKED = "was taken out: its lease was revoked";
     CAUSE_UNKNOWN = "vanished, cause unknown";
+    RETURNED_SAME_LEASE = "is back under the same key and lease: its key was put back";
+    RETURNED_NEW_LEASE = "is back under a new lease: its program registered again";
+    RETURNED_NEW_KEY = "is back under a new key: its program registered again";
+    PART_VERSION = "version";
+    PART_ENDPOINTS = "endpoints";
+    PART_METADATA = "metadata";
+    PART_ID = "id";
+    PART_REPAIRED = "repaired value";
+    PART_BROKEN = "value, which no longer decodes";
+    PART_VALUE = "value";
+    PART_LEASE = "lease";
     ETCD_SILENT = "etcd is silent for {0}: showing what was true at {1}";
     ETCD_AWAY = "etcd away for {0}: showing what was true at {1}";
     DEREGISTER_TITLE = "Deregister {0} of {1}?";
@@ -255,6 +268,31 @@ pub fn cause(cause: CauseKind) -> &'static str {
         CauseKind::Expired => CAUSE_EXPIRED,
         CauseKind::Revoked => CAUSE_REVOKED,
         CauseKind::Unknown => CAUSE_UNKNOWN,
+    }
+    .text()
+}
+
+/// How an instance came back, after its name.
+pub fn returned(how: Return) -> &'static str {
+    match how {
+        Return::SameLease => RETURNED_SAME_LEASE,
+        Return::NewLease => RETURNED_NEW_LEASE,
+        Return::NewKey => RETURNED_NEW_KEY,
+    }
+    .text()
+}
+
+/// What is different between two records, by name.
+pub fn part(part: Part) -> &'static str {
+    match part {
+        Part::Version => PART_VERSION,
+        Part::Endpoints => PART_ENDPOINTS,
+        Part::Metadata => PART_METADATA,
+        Part::Id => PART_ID,
+        Part::Repaired => PART_REPAIRED,
+        Part::Broken => PART_BROKEN,
+        Part::Value => PART_VALUE,
+        Part::Lease => PART_LEASE,
     }
     .text()
 }

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     app::Ui,
     browser,
+    difference::between,
     live::{Happening, What},
     route::Address,
     words,
@@ -81,7 +82,12 @@ fn told(what: &What) -> (&'static str, Option<(String, Address)>, String, Option
             let kind = if record.instance().is_some() { "appeared" } else { "malformed" };
             (kind, subject, words::APPEARED.text().to_owned(), None)
         }
-        What::Changed { fields, .. } => ("changed", subject, [words::CHANGED.text(), ": ", fields].concat(), None),
+        What::Changed { was, record } => {
+            let parts: Vec<&str> = between(was, record).into_iter().map(|part| words::part(part)).collect();
+            let parts = parts.join(words::LIST_COMMA.text());
+            ("changed", subject, [words::CHANGED.text(), ": ", &parts].concat(), None)
+        }
+        What::Returned { how, .. } => ("appeared", subject, words::returned(*how).to_owned(), None),
         What::Vanished { why: None, .. } => ("vanished", subject, words::JUST_GONE.text().to_owned(), None),
         What::Vanished { why: Some(why), .. } => {
             (why.cause.as_str(), subject, words::cause(why.cause).to_owned(), Some(why.evidence.clone()))

@@ -1,55 +1,35 @@
 //! The table of instances: of one service, or of all that a search means.
 
-use std::{cmp::Ordering, sync::Arc};
-
 use leptos::prelude::*;
-use rollcall_shared::Record;
 
 use super::{
     element::{El, button, el, said},
     empty::empty,
-    row::{instance_row, short_id},
+    row::instance_row,
     scroll::{Scroll, pad},
 };
-use crate::{app::Ui, words};
+use crate::{app::Ui, view::Column, words};
 
 /// The height of a row, and of one on a narrow page, in pixels. The stylesheet has the same numbers.
 const ROW_PX: usize = 32;
 const NARROW_ROW_PX: usize = 68;
 
-/// What the table is sorted by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Column {
-    Key,
-    Id,
-    Service,
-    Endpoints,
-    Version,
-}
-
 /// The table of a service's instances, or of all services'.
 pub fn instance_table(ui: Ui, service: Option<String>) -> El {
     let of_all = service.is_none();
-    let found = ui.store.rows(service, ui.search);
-    let sort = RwSignal::new((Column::Key, false));
-    let rows = Memo::new_with_compare(move |_| sorted(found.get(), sort.get()), |_, _| true);
+    let sort = ui.sort;
     let scroll = Scroll::new(ui);
-    let count = Memo::new(move |_| rows.with(|rows| rows.len()));
+    let count = Memo::new(move |_| ui.store.row_count());
     let row_px = Memo::new(move |_| if ui.narrow.get() { NARROW_ROW_PX } else { ROW_PX });
     let window = scroll.window(count, row_px);
-    let is_empty = Memo::new(move |_| count.get() == 0);
+    let is_empty = Memo::new(move |_| count.get() == 0 && !ui.store.looking.get());
     let shown = move || {
         let window = window.get();
-        rows.with(|rows| {
-            let shown = rows.get(window.start..window.end.min(rows.len())).unwrap_or_default();
-            shown.iter().map(|record| record.key.clone()).collect()
-        })
+        ui.store.keys(window.start, window.end)
     };
     // The list names keys; the record that a row begins with is the one it was listed with.
-    let row = move |key: &str| {
-        let found = rows.with_untracked(|rows| rows.iter().find(|record| record.key == key).cloned());
-        found.map(|record| instance_row(ui, record, of_all))
-    };
+    let row =
+        move |key: &str| ui.store.read(|live| live.shown(key).cloned()).map(|record| instance_row(ui, record, of_all));
     let still = |name: &str, class: &str| said("th", class, name).attr("scope", "col");
     let header = move |column: Column, name: &str, class: &str| {
         let order = move || match sort.get() {
@@ -86,26 +66,4 @@ pub fn instance_table(ui: Ui, service: Option<String>) -> El {
         .attr_if("data-all", of_all.then_some(""))
         .child(table)
         .part(move || if is_empty.get() { vec![empty(ui)] } else { Vec::new() })
-}
-
-fn sorted(rows: Arc<Vec<Arc<Record>>>, (column, descending): (Column, bool)) -> Arc<Vec<Arc<Record>>> {
-    if (column, descending) == (Column::Key, false) {
-        return rows;
-    }
-    let mut rows = Arc::unwrap_or_clone(rows);
-    rows.sort_by(|a, b| {
-        let order = compare(a, b, column);
-        if descending { order.reverse() } else { order }
-    });
-    Arc::new(rows)
-}
-
-fn compare(a: &Record, b: &Record, column: Column) -> Ordering {
-    match column {
-        Column::Key => a.key.cmp(&b.key),
-        Column::Id => short_id(a).cmp(short_id(b)),
-        Column::Service => a.service.cmp(&b.service),
-        Column::Endpoints => a.instance().map(|i| &i.endpoints).cmp(&b.instance().map(|i| &i.endpoints)),
-        Column::Version => a.instance().map(|i| &i.version).cmp(&b.instance().map(|i| &i.version)),
-    }
 }

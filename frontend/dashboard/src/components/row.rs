@@ -22,16 +22,7 @@ const PAIRS_MAX: usize = 4;
 /// Metadata that says where an instance runs.
 const PLACES: [&str; 3] = ["zone", "region", "cluster"];
 
-/// What a row calls its instance: its id, or the key's last segment where the value does not decode.
-pub fn short_id(record: &Record) -> &str {
-    match record.instance() {
-        Some(instance) if !instance.id.is_empty() => &instance.id,
-        _ => {
-            let key = record.key.trim_end_matches('/');
-            key.rsplit_once('/').map_or(key, |(_, last)| last)
-        }
-    }
-}
+pub use crate::view::short_id;
 
 /// The row of a record, for as long as there is something under its key or it has just left.
 pub fn instance_row(ui: Ui, record: Arc<Record>, of_all: bool) -> El {
@@ -41,7 +32,7 @@ pub fn instance_row(ui: Ui, record: Arc<Record>, of_all: bool) -> El {
     let row = Memo::new(move |before: Option<&Option<Row>>| {
         seen.get().or_else(|| before.cloned().flatten()).or_else(|| {
             let record = Arc::clone(&record);
-            Some(Row { record, state: RowState::Gone, why: None, clock: None, fresh: false })
+            Some(Row { record, state: RowState::Gone, why: None, clock: None, fresh: false, since_ms: None })
         })
     });
     let state = move || row.with(|row| row.as_ref().map_or(RowState::Gone, |row| row.state));

@@ -10,7 +10,7 @@ use crate::{app::Ui, live::Summary, route::Address, words};
 
 /// The list of services on the left, or on a narrow page's overview.
 pub fn service_list(ui: Ui) -> El {
-    let names = ui.store.service_names(ui.search);
+    let names = ui.store.service_names();
     let scroll = Scroll::new(ui);
     let count = Memo::new(move |_| names.with(|names| names.len()));
     let row_px = Memo::new(move |_| if ui.narrow.get() { 48 } else { 32 });
