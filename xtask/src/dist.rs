@@ -13,12 +13,14 @@ use std::{
 
 use crate::{
     machine::Machine,
+    split,
     step::{self, Failure, Outcome},
     tools,
 };
 
 /// What the dashboard is made of.
-const SOURCES: [&str; 6] = ["frontend", "shared", "Cargo.toml", "Cargo.lock", "Trunk.toml", "xtask/src/dist.rs"];
+const SOURCES: [&str; 7] =
+    ["frontend", "shared", "Cargo.toml", "Cargo.lock", "Trunk.toml", "xtask/src/dist.rs", "xtask/src/split.rs"];
 
 /// Builds `dist/`, where its sources changed since it was built last.
 pub fn build(machine: &mut Machine) -> Outcome<()> {
@@ -40,10 +42,11 @@ pub fn build(machine: &mut Machine) -> Outcome<()> {
     fetch.args(["fetch", "--locked"]);
     step::run("cargo fetch", fetch)?;
     let mut trunk = machine.command("trunk");
-    trunk.args(["build", "--release", "--offline", "--locked"]);
+    trunk.args(["build", "--release", "--offline", "--locked", "--features", "split"]);
     // Trunk reads this variable as one of its own flags and takes nothing but true and false.
     trunk.env_remove("NO_COLOR");
     step::run("trunk build --release", trunk)?;
+    split::split(machine, &dist)?;
     step::timed("making the page fit its Content-Security-Policy", || finish(&dist))?;
     write(&stamp, &state)
 }
@@ -170,7 +173,8 @@ fn write(path: &Path, text: &str) -> Outcome<()> {
     fs::write(path, text).map_err(|error| at(path, &error))
 }
 
-fn at(path: &Path, error: &std::io::Error) -> Failure {
+/// What went wrong at a file.
+pub fn at(path: &Path, error: &std::io::Error) -> Failure {
     Failure(format!("{}: {error}", path.display()))
 }
 

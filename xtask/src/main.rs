@@ -5,6 +5,7 @@
 
 mod dist;
 mod machine;
+mod split;
 mod step;
 mod tools;
 
@@ -30,9 +31,9 @@ cargo xtask VERB
   lint                  rustfmt and clippy, natively and for WebAssembly
   help                  this
 
-What is missing (the wasm target, trunk, wasm-bindgen, protoc, etcd, for tests a Chromium and axe-core) is installed where
-that can be done without asking: tools into ~/.cache/rollcall/tools, packages by apt-get on Debian. Elsewhere it says which
-command installs it.";
+What is missing (the wasm target, trunk, wasm-bindgen, wasm-split-cli, protoc, etcd, for tests a Chromium and
+axe-core) is installed where that can be done without asking: tools into ~/.cache/rollcall/tools, packages by apt-get
+on Debian. Elsewhere it says which command installs it.";
 
 /// How many random sequences each property test tries in a long run.
 const LONG_CASES: &str = "100000";
@@ -243,6 +244,7 @@ fn lint(machine: &mut Machine) -> Outcome<()> {
     step::run("clippy, natively", native)?;
     let mut wasm = machine.cargo();
     wasm.args(["clippy", "--package", "rollcall-client", "--package", "rollcall-dashboard"]);
+    wasm.args(["--features", "rollcall-dashboard/split"]);
     wasm.args(["--target", tools::WASM_TARGET, "--locked", "--", "-D", "warnings"]);
     step::run("clippy, for WebAssembly", wasm)
 }

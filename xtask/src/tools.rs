@@ -16,6 +16,9 @@ pub const WASM_TARGET: &str = "wasm32-unknown-unknown";
 
 const TRUNK_VERSION: &str = "0.21.14";
 
+/// It reads what `wasm_split_helpers`, at the version that Leptos brings, leaves in the program.
+const WASM_SPLIT_VERSION: &str = "0.2.4";
+
 /// The standard library for WebAssembly.
 pub fn wasm_target(machine: &Machine) -> Outcome<()> {
     if wasm_std_stands(machine) {
@@ -44,11 +47,12 @@ fn wasm_std_stands(machine: &Machine) -> bool {
     step::output(rustc).is_ok_and(|dir| Path::new(dir.trim()).is_dir())
 }
 
-/// trunk and wasm-bindgen, each at the one version that fits.
+/// trunk, wasm-bindgen and wasm-split-cli, each at the one version that fits.
 pub fn page_tools(machine: &mut Machine) -> Outcome<()> {
     cargo_tool(machine, "trunk", "trunk", TRUNK_VERSION, true)?;
     let version = machine.locked_version("wasm-bindgen")?;
-    cargo_tool(machine, "wasm-bindgen-cli", "wasm-bindgen", &version, false)
+    cargo_tool(machine, "wasm-bindgen-cli", "wasm-bindgen", &version, false)?;
+    wasm_split(machine)
 }
 
 fn cargo_tool(machine: &mut Machine, package: &str, program: &str, version: &str, locked: bool) -> Outcome<()> {
@@ -58,21 +62,34 @@ fn cargo_tool(machine: &mut Machine, package: &str, program: &str, version: &str
     let root = tools_dir()?.join(format!("{package}-{version}"));
     let bin = root.join("bin");
     if !is_version(Command::new(bin.join(program)), version) {
-        let mut install = machine.cargo();
-        install.args(["install", package, "--version", version, "--root"]).arg(&root);
-        if locked {
-            install.arg("--locked");
-        }
-        // These run for seconds a build: whoever waits for them the first time gains more than they do by optimizing.
-        for (setting, value) in [("OPT_LEVEL", "1"), ("LTO", "off"), ("CODEGEN_UNITS", "16"), ("DEBUG", "0")] {
-            install.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
-        }
-        // Not beside the project's own artefacts, which nothing of this is shared with.
-        install.env_remove("CARGO_TARGET_DIR");
-        step::run(&format!("installing {package} {version} into {}", root.display()), install)?;
+        install(machine, package, version, if locked { &["--locked"] } else { &[] }, &root)?;
     }
     machine.add_tools(bin);
     Ok(())
+}
+
+/// It tells no version, so only what was installed here is known to be the right one.
+fn wasm_split(machine: &mut Machine) -> Outcome<()> {
+    const PACKAGE: &str = "wasm_split_cli_support";
+    let root = tools_dir()?.join(format!("{PACKAGE}-{WASM_SPLIT_VERSION}"));
+    let bin = root.join("bin");
+    if !bin.join(format!("wasm-split-cli{}", env::consts::EXE_SUFFIX)).is_file() {
+        install(machine, PACKAGE, WASM_SPLIT_VERSION, &["--locked", "--features", "build-binary"], &root)?;
+    }
+    machine.add_tools(bin);
+    Ok(())
+}
+
+fn install(machine: &Machine, package: &str, version: &str, args: &[&str], root: &Path) -> Outcome<()> {
+    let mut install = machine.cargo();
+    install.args(["install", package, "--version", version, "--root"]).arg(root).args(args);
+    // These run for seconds a build: whoever waits for them the first time gains more than they do by optimizing.
+    for (setting, value) in [("OPT_LEVEL", "1"), ("LTO", "off"), ("CODEGEN_UNITS", "16"), ("DEBUG", "0")] {
+        install.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
+    }
+    // Not beside the project's own artefacts, which nothing of this is shared with.
+    install.env_remove("CARGO_TARGET_DIR");
+    step::run(&format!("installing {package} {version} into {}", root.display()), install)
 }
 
 fn is_version(mut program: Command, version: &str) -> bool {

@@ -15,6 +15,7 @@ use crate::{
         activity::activity,
         dialog::dialog,
         element::{El, el},
+        later,
         services::service_list,
         sheet::sheet,
         toasts::toasts,
@@ -73,6 +74,8 @@ pub struct Ui {
     pub activity: RwSignal<bool>,
     /// The row that the keyboard is at.
     pub at: RwSignal<Option<String>>,
+    /// Whether the part of the program that comes later stands.
+    pub later: RwSignal<bool>,
 }
 
 /// Mounts the app in place of the page's frame.
@@ -104,6 +107,7 @@ impl Ui {
             resized: Trigger::new(),
             activity: RwSignal::new(false),
             at: RwSignal::new(None),
+            later: RwSignal::new(false),
         };
         window_event_listener_untyped("popstate", move |_| ui.address.set(here()));
         window_event_listener_untyped("resize", move |_| {
@@ -315,6 +319,7 @@ fn is_narrow() -> bool {
 
 fn app() -> El {
     let ui = Ui::start();
+    later::fetch_when_quiet(ui);
     let service = Memo::new(move |_| ui.address.with(|address| address.service.clone()));
     let page = move || Some(if service.with(Option::is_some) { "service" } else { "overview" }.to_owned());
     let pane = move || Some(if ui.activity.get() { "activity" } else { "list" }.to_owned());

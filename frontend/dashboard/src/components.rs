@@ -6,6 +6,7 @@ pub mod element;
 pub mod empty;
 pub mod form;
 pub mod instances;
+pub mod later;
 pub mod row;
 pub mod scroll;
 pub mod services;

@@ -8,6 +8,7 @@ use wasm_bindgen_futures::spawn_local;
 
 use super::{
     element::{El, button, el, said},
+    later::{self, Later},
     row::short_id,
     sheet::list_of_keys,
 };
@@ -22,11 +23,12 @@ pub fn dialog(ui: Ui) -> El {
     let is_open = Memo::new(move |_| ui.dialog.with(Option::is_some));
     el("div").part(move || {
         let record = is_open.get().then(|| ui.dialog.get_untracked()).flatten();
-        record.map(|record| question(ui, record)).into_iter().collect()
+        record.and_then(|record| later::draw(ui, Later::Dialog(record))).into_iter().collect()
     })
 }
 
-fn question(ui: Ui, record: Arc<Record>) -> El {
+/// The question.
+pub fn question(ui: Ui, record: Arc<Record>) -> El {
     let service = record.service.clone();
     let live = ui.store.read(|live| live.summary(&service).instances);
     let counts = record.instance().is_some();

@@ -9,7 +9,7 @@ use wasm_bindgen_futures::spawn_local;
 use super::{
     activity::feed,
     element::{El, button, el, said},
-    form::register_form,
+    later::{self, Later},
     row::{copy_address, short_id},
 };
 use crate::{
@@ -30,9 +30,9 @@ pub fn sheet(ui: Ui) -> El {
     let key = Memo::new(move |_| ui.address.with(|address| address.key.clone()));
     el("div").part(move || {
         if ui.form.get() {
-            vec![register_form(ui)]
+            later::draw(ui, Later::Form).into_iter().collect()
         } else {
-            key.get().map(|key| details(ui, &key)).into_iter().collect()
+            key.get().and_then(|key| later::draw(ui, Later::Details(key))).into_iter().collect()
         }
     })
 }
@@ -44,7 +44,7 @@ pub fn framed(ui: Ui, label: &str, heading: El) -> El {
 }
 
 /// Everything about one key.
-fn details(ui: Ui, key: &str) -> El {
+pub fn details(ui: Ui, key: &str) -> El {
     let row = ui.store.row(key);
     // A renewal is no reason to draw the facts anew.
     let drawn = Memo::new(move |_| row.get().map(|row| Row { clock: None, fresh: false, ..row }));

@@ -1,0 +1,85 @@
+//! What nobody needs before the first row: a part of the program in a file of its own, which comes later.
+//!
+//! Built with the feature `split`, as `cargo xtask` does, [`draw_now`] and all that nothing else calls are taken out of
+//! the page's first file (see `xtask/src/split.rs`); both files work in one memory, and what is called across is found by
+//! its address. Built without, all of it is one file. Must not know: when what is drawn here is wanted.
+
+#![expect(clippy::unnecessary_wraps, reason = "that it may fail to come is for the attribute to say")]
+
+use std::{sync::Arc, time::Duration};
+
+use leptos::{prelude::*, wasm_split::SplitLoaderError};
+use rollcall_shared::Record;
+use wasm_bindgen_futures::spawn_local;
+
+use super::{dialog::question, element::El, form::register_form, sheet::details};
+use crate::{app::Ui, words};
+
+/// How long the first rows have the line and the processor for themselves.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// What is drawn by the part of the program that comes later.
+#[derive(Debug)]
+pub enum Later {
+    /// The question before an instance is taken out.
+    Dialog(Arc<Record>),
+    /// Everything about one key.
+    Details(String),
+    /// The register form.
+    Form,
+}
+
+#[cfg_attr(
+    feature = "split",
+    leptos::wasm_split::wasm_split(later, wasm_split_path = leptos::wasm_split, preload(load), fallible)
+)]
+fn draw_now(ui: Ui, what: Later) -> Result<El, SplitLoaderError> {
+    Ok(match what {
+        Later::Dialog(record) => question(ui, record),
+        Later::Details(key) => details(ui, &key),
+        Later::Form => register_form(ui),
+    })
+}
+
+/// Draws it, or nothing while the part that can is on its way: whoever asks is drawn anew when it stands.
+pub fn draw(ui: Ui, what: Later) -> Option<El> {
+    if ui.later.get() {
+        return drawn(ui, what);
+    }
+    fetch(ui, true);
+    None
+}
+
+/// Fetches the part once the first rows stand, so that whoever opens something need not wait for it.
+pub fn fetch_when_quiet(ui: Ui) {
+    let next = move || if ui.store.ready.get_untracked() { fetch(ui, false) } else { fetch_when_quiet(ui) };
+    set_timeout(next, QUIET);
+}
+
+fn fetch(ui: Ui, is_wanted: bool) {
+    spawn_local(async move {
+        match load().await {
+            Ok(()) if ui.later.get_untracked() => {}
+            Ok(()) => ui.later.set(true),
+            // It is tried again when it is wanted.
+            Err(_) if !is_wanted => {}
+            Err(_) => ui.tell(words::NOT_LOADED.text().to_owned(), None),
+        }
+    });
+}
+
+/// The part stands, so that what waits for it is ready at once.
+#[cfg(feature = "split")]
+fn drawn(ui: Ui, what: Later) -> Option<El> {
+    futures_util::FutureExt::now_or_never(draw_now(ui, what))?.ok()
+}
+
+#[cfg(not(feature = "split"))]
+fn drawn(ui: Ui, what: Later) -> Option<El> {
+    draw_now(ui, what).ok()
+}
+
+#[cfg(not(feature = "split"))]
+fn load() -> std::future::Ready<Result<(), SplitLoaderError>> {
+    std::future::ready(Ok(()))
+}
