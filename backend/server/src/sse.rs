@@ -14,9 +14,9 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use rollcall_registry::etcd::connect::Connection;
+use rollcall_registry::etcd::{connect::Connection, ttl::LeaseSample};
 use rollcall_shared::{
-    Cursor, CursorError, Progress, RegistryEvent, Revision, SnapshotReason, SourcePosition,
+    Cursor, CursorError, LeaseId, Progress, RegistryEvent, Revision, SnapshotReason, SourcePosition,
     api::{ByeEvent, LeaseTtl, TtlEvent},
 };
 use tokio::{
@@ -50,6 +50,12 @@ const TTL_INTERVALS: [(usize, Duration); 3] =
 
 /// The longest time between two of them; no more than 5 s may pass.
 const TTL_INTERVAL_MAX: Duration = Duration::from_secs(4);
+
+/// How many leases one message tells of: whoever draws them is not to be held up by a fleet of thousands at once.
+const TTL_LEASES_MAX: usize = 500;
+
+/// The longest time between two messages of a reader's first round.
+const TTL_FIRST_GAP_MAX: Duration = Duration::from_millis(50);
 
 /// How many bytes of frames go out in one piece.
 pub(crate) const CHUNK_BYTES_MAX: usize = 256 * 1024;
@@ -119,6 +125,10 @@ pub struct Reader<P = Connection> {
     status_due: Instant,
     progress_due: Instant,
     ttl_due: Option<Instant>,
+    /// The leases of this round that are still to be told, the next ones last.
+    ttl_left: Vec<(LeaseId, LeaseSample)>,
+    /// How long there is until the next message of the round; `None` before the first one.
+    ttl_gap: Option<Duration>,
     /// Finds out in etcd how to go on; ends with the reader.
     settling: Option<AbortOnDropHandle<Option<Plan>>>,
     _guard: StreamGuard,
@@ -184,6 +194,8 @@ impl<P: Past> Reader<P> {
             status_due: now,
             progress_due: now + PROGRESS_INTERVAL,
             ttl_due: None,
+            ttl_left: Vec::new(),
+            ttl_gap: None,
             settling: None,
             _guard: context.metrics.stream_opened(),
             context,
@@ -413,12 +425,26 @@ impl<P: Past> Reader<P> {
         }
     }
 
+    /// Tells the next leases of a round; a round tells of every lease, and then the next one begins.
     fn push_ttl(&mut self, now: Instant) {
-        let samples = self.context.mirror.selected_leases(&self.request.selected.0);
-        let interval = TTL_INTERVALS.iter().find(|(leases_max, _)| samples.len() <= *leases_max);
-        self.ttl_due = interval.map(|(_, interval)| now + *interval);
-        let mut leases: Vec<LeaseTtl> = samples
-            .into_iter()
+        if self.ttl_left.is_empty() {
+            let mut samples = self.context.mirror.selected_leases(&self.request.selected.0);
+            samples.sort_by_key(|(lease, _)| std::cmp::Reverse(*lease));
+            let interval = TTL_INTERVALS.iter().find(|(leases_max, _)| samples.len() <= *leases_max);
+            let interval = interval.map_or(TTL_INTERVAL_MAX, |(_, interval)| *interval);
+            let messages = samples.len().div_ceil(TTL_LEASES_MAX).max(1);
+            let gap = interval / u32::try_from(messages).unwrap_or(u32::MAX);
+            // Who is new waits for what he does not know yet.
+            let is_first = self.ttl_gap.is_none() && messages > 1;
+            self.ttl_gap = Some(if is_first { gap.min(TTL_FIRST_GAP_MAX) } else { gap });
+            self.ttl_left = samples;
+        }
+        self.ttl_due = self.ttl_gap.map(|gap| now + gap);
+        let from = self.ttl_left.len().saturating_sub(TTL_LEASES_MAX);
+        let leases: Vec<LeaseTtl> = self
+            .ttl_left
+            .drain(from..)
+            .rev()
             .map(|(lease, sample)| LeaseTtl {
                 lease,
                 granted_s: sample.granted_s,
@@ -426,8 +452,6 @@ impl<P: Past> Reader<P> {
                 age_ms: u64::try_from(sample.age_at(now).as_millis()).unwrap_or(u64::MAX),
             })
             .collect();
-        leases.sort_by_key(|ttl| ttl.lease);
-
         self.outbox.push_back(named("ttl", &TtlEvent { at_ms: now_ms(), leases }));
     }
 

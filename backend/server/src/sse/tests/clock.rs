@@ -1,9 +1,9 @@
 //! What a reader is sent by the clock, and around the beginning and the end.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use rollcall_registry::etcd::ttl::LeaseSample;
-use rollcall_shared::{Cursor, Digest, LeaseId, RegistryEvent, SnapshotReason, SourcePosition};
+use rollcall_shared::{Cursor, Digest, LeaseId, RegistryEvent, SnapshotReason, SourcePosition, api::TtlEvent};
 use tokio::time::{Instant, timeout};
 
 use super::{
@@ -152,6 +152,35 @@ async fn the_leases_times_come_to_who_asked_for_them() {
     let first = heard.iter().find(|(_, block)| block.event.as_deref() == Some("ttl")).unwrap();
     assert!(first.1.body.contains(r#""lease":"0000000000000001","granted_s":15,"remaining_s":9"#), "{first:?}");
     assert_eq!(first.1.id, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_times_of_many_leases_come_in_pieces_each_lease_often_enough() {
+    const LEASES: u64 = 1_700;
+    let scene = Scene::live();
+    let sample =
+        LeaseSample { granted_s: 900, remaining_s: 900, asked_at: Instant::now(), answered_at: Instant::now() };
+    for lease in 1..=LEASES {
+        let lease = LeaseId(lease.cast_signed());
+        scene.mirror.leases(|book| {
+            book.hold(lease, Instant::now());
+            book.record(lease, sample);
+        });
+    }
+    let mut reader = scene.reader(None, true);
+    let heard = hear(&mut reader, Duration::from_mins(1)).await;
+    let mut told: HashMap<LeaseId, Vec<Duration>> = HashMap::new();
+    for (at, block) in heard.iter().filter(|(_, block)| block.event.as_deref() == Some("ttl")) {
+        let event: TtlEvent = serde_json::from_str(&block.body).unwrap();
+        assert!(event.leases.len() <= 500, "{}", event.leases.len());
+        for ttl in event.leases {
+            told.entry(ttl.lease).or_default().push(*at);
+        }
+    }
+    assert_eq!(told.len(), usize::try_from(LEASES).unwrap());
+    let first = told.values().map(|times| times[0]).max().unwrap();
+    assert!(first <= Duration::from_secs(5), "{first:?}");
+    assert!(told.values().all(|times| longest_gap(times) <= Duration::from_secs(5)));
 }
 
 #[tokio::test(start_paused = true)]
