@@ -188,9 +188,13 @@ impl Browser {
     /// A command of the `DevTools` protocol to the page, and its result. Fails where the browser refuses it.
     /// <https://chromedevtools.github.io/devtools-protocol/>
     pub async fn cdp(&self, command: &str, params: Value) -> Value {
+        self.try_cdp(command, params).await.unwrap_or_else(|why| panic!("{command}: {why}"))
+    }
+
+    /// The same, where the browser may refuse: then it gives what the driver says.
+    pub async fn try_cdp(&self, command: &str, params: Value) -> Result<Value, String> {
         let answer = self.ask(CDP, &json!({ "cmd": command, "params": params })).await;
-        assert_eq!(answer.status, 200, "{command}: {}", answer.text());
-        answer.json()["value"].take()
+        if answer.status == 200 { Ok(answer.json()["value"].take()) } else { Err(answer.text()) }
     }
 
     async fn ask(&self, path: &str, body: &Value) -> http::Answer {

@@ -23,8 +23,8 @@ cargo xtask VERB
                         with a real etcd, and the page in a real browser; --long also the slow ones
   bench [--quick] [NAME]
                         what pushing a change costs, each beside another way of doing the same: fanout, rapid,
-                        flood, hubs, latency, memory, writers, ready, stalled; all of them without a NAME; --quick for
-                        a short look
+                        flood, hubs, latency, memory, writers, ready, stalled, and how good the page is in a real
+                        browser: dashboard; all of them without a NAME; --quick for a short look
   faults [--seed N] [--rounds N] [FAULT…]
                         the stream under every fault, on real processes, each round with a seed of its own; `causes`
                         counts what is said of planted departures; --help lists the faults
@@ -39,7 +39,8 @@ on Debian. Elsewhere it says which command installs it.";
 const LONG_CASES: &str = "100000";
 
 /// The benchmarks of `tests/src/bin/bench`.
-const BENCHES: [&str; 9] = ["fanout", "rapid", "flood", "hubs", "latency", "memory", "writers", "ready", "stalled"];
+const BENCHES: [&str; 10] =
+    ["fanout", "rapid", "flood", "hubs", "latency", "memory", "writers", "ready", "stalled", "dashboard"];
 
 /// What was asked for.
 enum Verb {
@@ -208,6 +209,9 @@ fn bench(machine: &mut Machine, names: &[String], quick: bool) -> Outcome<()> {
     let etcd36 = tools::etcd36(machine)?;
     if names.iter().any(|name| name == "hubs") {
         tools::hubs(machine);
+    }
+    if names.iter().any(|name| name == "dashboard") {
+        tools::browser(machine)?;
     }
     for name in names {
         let mut cargo = machine.cargo();

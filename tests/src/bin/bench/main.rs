@@ -5,6 +5,7 @@
 //! over an etcd of its own, and the table shows medians. CPU and memory are read from Linux' /proc.
 
 mod bare;
+mod dashboard;
 mod fanout;
 mod flood;
 mod gateway;
@@ -48,7 +49,11 @@ fn main() -> ExitCode {
     let quick = args.iter().any(|arg| arg == "--quick");
     args.retain(|arg| arg != "--quick");
     let name = args.first().map_or("", String::as_str);
-    let outcome = if name == bare::VERB { bare::serve() } else { measure(name, Plan { quick }) };
+    let outcome = if name == bare::VERB {
+        bare::serve()
+    } else {
+        measure(name, args.get(1).map_or("", String::as_str), Plan { quick })
+    };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -58,7 +63,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(name: &str, plan: Plan) -> anyhow::Result<()> {
+fn measure(name: &str, part: &str, plan: Plan) -> anyhow::Result<()> {
     usage::raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
@@ -75,6 +80,7 @@ fn measure(name: &str, plan: Plan) -> anyhow::Result<()> {
             "memory" => Box::pin(memory::measure(plan)).await,
             "writers" => Box::pin(writers::measure(plan)).await,
             "ready" => Box::pin(ready::measure(plan)).await,
+            "dashboard" => Box::pin(dashboard::measure(plan, part)).await,
             "stalled" => Box::pin(stalled::measure(plan)).await,
             other => bail!("there is no benchmark {other:?}; `cargo xtask bench` knows them all"),
         }
