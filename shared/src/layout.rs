@@ -149,6 +149,12 @@ impl Layout {
         codec::edit(self.codec(), prefix, key, value, edited)
     }
 
+    /// Whether `value` harms those who read it, so that nobody may write it, not even back: a `null` in kratos, which
+    /// crashes every running client of a service whose name begins the key.
+    pub fn is_poison(self, value: &[u8]) -> bool {
+        self == Self::Kratos && value.trim_ascii() == b"null"
+    }
+
     /// The id that an instance gets where none was given: what the framework itself would take, else `fresh`.
     pub fn default_id(self, endpoints: &[String], fresh: impl FnOnce() -> String) -> String {
         match (self, endpoints) {

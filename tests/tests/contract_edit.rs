@@ -386,6 +386,26 @@ async fn what_cannot_be_decoded_cannot_be_edited() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_crashes_clients_is_taken_out_for_good() {
+    let etcd = Etcd::spawn().await;
+    let server = Server::start(&etcd).await;
+    for (value, status) in [("null", 410), (" null\n", 410), ("{", 201), ("nul", 201)] {
+        let revision = etcd.put(KEY, value).await;
+        let answer = server.delete(&path(KEY, revision)).await.expect(200);
+        let undone = undo(&server, &answer).await;
+        assert_eq!(undone.status, status, "{value:?}: {}", undone.text());
+        let token = json!({"undo": {"token": answer["undo"]}});
+        etcd.delete(KEY).await;
+        assert_eq!(statuses(&batch(&server, &[token]).await), [u64::from(status)], "{value:?}");
+        assert_eq!(etcd.get(KEY).await.is_some(), status == 201, "{value:?}");
+    }
+    // Elsewhere it crashes nobody.
+    let revision = etcd.put("services/a", "null").await;
+    let answer = server.delete(&path("services/a", revision)).await.expect(200);
+    undo(&server, &answer).await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_edit_is_guarded_as_every_write() {
     let etcd = Etcd::spawn().await;
     let server = Server::start(&etcd).await;

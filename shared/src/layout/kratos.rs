@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::{
+    Layout,
     check::EndpointRule,
     codec::{Codec, Place, Reading, Rules},
     edit::{Edits, string},
@@ -58,7 +59,7 @@ impl Codec for Kratos {
     }
 
     fn read(&self, place: &Place<'_>, value: &[u8]) -> Result<Reading, String> {
-        if value.trim_ascii() == b"null" {
+        if Layout::Kratos.is_poison(value) {
             return Err("`null` crashes every running kratos client of a service whose name begins this key: \
                         delete it"
                 .to_owned());

@@ -125,6 +125,11 @@ impl App {
         let before = undo.before();
         let key = String::from_utf8_lossy(&before.key).into_owned();
         let source = self.source(&key)?.clone();
+        if source.layout.is_poison(&before.value) {
+            return Err(gone(
+                "what stood there is `null`, which crashes every running client of kratos: it is not put back",
+            ));
+        }
         let lease = LeaseId::from_etcd(before.lease);
         let (status, record) = match &undo {
             Undo::Deregistered(before) => {
@@ -139,9 +144,9 @@ impl App {
                 match self.replace(&key, before, *mod_revision, before.value.clone()).await {
                     Ok(record) => (StatusCode::OK, record),
                     Err(failure) if failure.status() == StatusCode::NOT_FOUND => {
-                        // Gone with its lease, or by somebody's hand.
+                        // Gone with its lease, or, as far as can be known, by somebody's hand.
                         return Err(match lease {
-                            Some(lease) if self.has_ended(lease).await? => lease_gone(),
+                            Some(lease) if self.has_ended(lease).await => lease_gone(),
                             _ => failure,
                         });
                     }
@@ -377,8 +382,9 @@ impl App {
         Failure::conflict(detail, self.context.mirror.decode(entry).map(Arc::new))
     }
 
-    async fn has_ended(&self, lease: LeaseId) -> Result<bool, Failure> {
-        Ok(lease::time_to_live(&self.context.connection, lease, false).await?.is_none())
+    /// Whether etcd says that `lease` is no more.
+    async fn has_ended(&self, lease: LeaseId) -> bool {
+        matches!(lease::time_to_live(&self.context.connection, lease, false).await, Ok(None))
     }
 
     /// A lease all of whose keys lie inside the sources, and those keys; 404 where it is gone, 403 where it is not ours.
