@@ -5,7 +5,7 @@
 //! bound is put in place of here. Must not know: what the parts draw.
 
 use std::{
-    collections::hash_map::DefaultHasher,
+    collections::{BTreeMap, hash_map::DefaultHasher},
     fs,
     hash::{Hash as _, Hasher as _},
     path::{Path, PathBuf},
@@ -48,7 +48,7 @@ pub fn split(machine: &Machine, dist: &Path) -> Outcome<()> {
 
 fn place(parts: &Path, bound: &Path, dist: &Path) -> Outcome<()> {
     let script = join(&text(&bound.join(format!("{PAGE}.js")))?, &text(&parts.join(LOADER))?)?;
-    let first = bytes(&bound.join(format!("{PAGE}_bg.wasm")))?;
+    let (script, first) = with_short_names(&script, &bytes(&bound.join(format!("{PAGE}_bg.wasm")))?)?;
     let mut later = Vec::new();
     for path in listed(parts)? {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
@@ -130,31 +130,125 @@ fn push(script: &mut String, line: &str) {
     }
 }
 
+/// The script and the module that it binds, with a short name for each function that the one lends the other: with their
+/// hashes, which nothing compresses, the names are a fifth of the script.
+fn with_short_names(script: &str, module: &[u8]) -> Outcome<(String, Vec<u8>)> {
+    let mut short = BTreeMap::new();
+    let mut named = module.get(..HEADER_BYTES).ok_or_else(broken)?.to_vec();
+    for Section { kind, whole, body } in sections(module)? {
+        if kind == IMPORTS {
+            let body = renamed(body, &mut short).ok_or_else(broken)?;
+            named.push(IMPORTS);
+            number(body.len(), &mut named);
+            named.extend_from_slice(&body);
+        } else {
+            named.extend_from_slice(whole);
+        }
+    }
+    let is_name = |char: char| char.is_ascii_alphanumeric() || char == '_' || char == '$';
+    let mut bound = String::new();
+    let mut rest = script;
+    while !rest.is_empty() {
+        let (word, after) = rest.split_at(rest.find(|char| !is_name(char)).unwrap_or(rest.len()));
+        bound.push_str(short.get(word).map_or(word, String::as_str));
+        let (between, after) = after.split_at(after.find(is_name).unwrap_or(after.len()));
+        bound.push_str(between);
+        rest = after;
+    }
+    Ok((bound, named))
+}
+
+/// A section of imports with a short name for each function out of wasm-bindgen's own script; they go into `short`.
+fn renamed(body: &[u8], short: &mut BTreeMap<String, String>) -> Option<Vec<u8>> {
+    const FUNCTION: u8 = 0;
+    let (count, mut rest) = read_number(body)?;
+    let mut out = Vec::new();
+    number(count, &mut out);
+    for _ in 0..count {
+        let (from, after) = read_name(rest)?;
+        let (name, after) = read_name(after)?;
+        let (&FUNCTION, after) = after.split_first()? else { return None };
+        let (function, after) = read_number(after)?;
+        let count = short.len();
+        let name = if from.ends_with(LOADER) {
+            name
+        } else {
+            short.entry(name.to_owned()).or_insert_with(|| format!("${count}"))
+        };
+        for text in [from, name] {
+            number(text.len(), &mut out);
+            out.extend_from_slice(text.as_bytes());
+        }
+        out.push(FUNCTION);
+        number(function, &mut out);
+        rest = after;
+    }
+    rest.is_empty().then_some(out)
+}
+
 /// A module without its custom sections: names, for the most part.
 fn without_names(module: &[u8]) -> Outcome<Vec<u8>> {
-    const HEADER_BYTES: usize = 8;
-    let broken = || Failure("wasm-split-cli wrote a module that ends too early".into());
-    let (header, mut rest) = module.split_at_checked(HEADER_BYTES).ok_or_else(broken)?;
-    let mut out = header.to_vec();
-    while let Some((&kind, after)) = rest.split_first() {
-        let (mut len, mut shift, mut at) = (0_usize, 0, 0);
-        loop {
-            let byte = *after.get(at).ok_or_else(broken)?;
-            at += 1;
-            len |= usize::from(byte & 0x7f) << shift;
-            shift += 7;
-            if byte & 0x80 == 0 || shift > 28 {
-                break;
-            }
+    let mut out = module.get(..HEADER_BYTES).ok_or_else(broken)?.to_vec();
+    for Section { kind, whole, .. } in sections(module)? {
+        if kind != CUSTOM {
+            out.extend_from_slice(whole);
         }
-        let end = 1 + at + len;
-        let section = rest.get(..end).ok_or_else(broken)?;
-        if kind != 0 {
-            out.extend_from_slice(section);
-        }
-        rest = &rest[end..];
     }
     Ok(out)
+}
+
+/// What a module of WebAssembly begins with: the magic and the version.
+const HEADER_BYTES: usize = 8;
+
+/// The kind of a section of names and the like, which no engine needs.
+const CUSTOM: u8 = 0;
+
+/// The kind of the section of imports.
+const IMPORTS: u8 = 2;
+
+/// A section of a module.
+struct Section<'a> {
+    kind: u8,
+    /// All of it, with its kind and length.
+    whole: &'a [u8],
+    body: &'a [u8],
+}
+
+fn sections(module: &[u8]) -> Outcome<Vec<Section<'_>>> {
+    let mut rest = module.get(HEADER_BYTES..).ok_or_else(broken)?;
+    let mut sections = Vec::new();
+    while let Some((&kind, after)) = rest.split_first() {
+        let (len, after) = read_number(after).ok_or_else(broken)?;
+        let (body, after) = after.split_at_checked(len).ok_or_else(broken)?;
+        sections.push(Section { kind, whole: &rest[..rest.len() - after.len()], body });
+        rest = after;
+    }
+    Ok(sections)
+}
+
+fn broken() -> Failure {
+    Failure("wasm-split-cli or wasm-bindgen wrote a module of an unknown kind".into())
+}
+
+/// A number as WebAssembly has it, seven bits a byte, and what comes after it.
+fn read_number(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let end = bytes.iter().take(5).position(|byte| byte & 0x80 == 0)?;
+    let (number, rest) = bytes.split_at(end + 1);
+    Some((number.iter().rev().fold(0, |number, byte| number << 7 | usize::from(byte & 0x7f)), rest))
+}
+
+fn read_name(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let (len, rest) = read_number(bytes)?;
+    let (name, rest) = rest.split_at_checked(len)?;
+    Some((str::from_utf8(name).ok()?, rest))
+}
+
+fn number(mut number: usize, out: &mut Vec<u8>) {
+    while number > 0x7f {
+        out.push(u8::try_from(number & 0x7f).expect("it is seven bits") | 0x80);
+        number >>= 7;
+    }
+    out.push(u8::try_from(number).expect("it is seven bits"));
 }
 
 fn listed(dir: &Path) -> Outcome<Vec<PathBuf>> {
@@ -204,5 +298,28 @@ mod tests {
         let named = [&header[..], &[1, 2, 9, 9], &[0, 0x83, 0x00, 7, 7, 7], &[10, 1, 5]].concat();
         assert_eq!(without_names(&named).unwrap(), [&header[..], &[1, 2, 9, 9], &[10, 1, 5]].concat());
         assert!(without_names(&named[..named.len() - 1]).is_err());
+    }
+
+    #[test]
+    fn what_script_and_module_lend_each_other_has_a_short_name() {
+        let import = |from: &str, name: &str, function: u8| {
+            let mut out = vec![u8::try_from(from.len()).unwrap()];
+            out.extend_from_slice(from.as_bytes());
+            out.push(u8::try_from(name.len()).unwrap());
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(&[0, function]);
+            out
+        };
+        let module = |names: [&str; 2]| {
+            let bodies =
+                [vec![3], import("./b.js", names[0], 7), import("./b.js", names[1], 8), import(LOADER, "load", 9)];
+            let body = bodies.concat();
+            [&b"\0asm\x01\0\0\0"[..], &[2, u8::try_from(body.len()).unwrap()], &body, &[10, 1, 5]].concat()
+        };
+        let script = "const b = { __wbg_a_1: function() { x.__wbg_a; }, __wbg_a: f };\nload";
+        let (bound, named) = with_short_names(script, &module(["__wbg_a_1", "__wbg_a"])).unwrap();
+        assert_eq!(bound, "const b = { $0: function() { x.$1; }, $1: f };\nload");
+        assert_eq!(named, module(["$0", "$1"]));
+        assert!(with_short_names(script, &module(["__wbg_a_1", "__wbg_a"])[..40]).is_err());
     }
 }
