@@ -1,6 +1,6 @@
 //! The app: what its parts share, where it stands, and its keys.
 
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
 use leptos::{mount::mount_to_renderer, prelude::*};
 use rollcall_client::{Client, ClientError};
@@ -13,6 +13,7 @@ use crate::{
     browser,
     components::{
         activity::activity,
+        announcer::announcer,
         dialog::dialog,
         element::{El, el},
         later,
@@ -48,9 +49,20 @@ pub struct Toast {
     pub until_ms: f64,
 }
 
-/// What the parts of the page share. A handle: copies are of the same page.
+/// What the parts of the page share. A handle, as small as a handle can be: every listener and every effect holds one.
 #[derive(Clone, Copy)]
-pub struct Ui {
+pub struct Ui(&'static Shared);
+
+impl Deref for Ui {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        self.0
+    }
+}
+
+/// What the parts of the page share.
+pub struct Shared {
     /// What is known.
     pub store: Store,
     client: StoredValue<Client>,
@@ -76,24 +88,45 @@ pub struct Ui {
     pub at: RwSignal<Option<String>>,
     /// Whether the part of the program that comes later stands.
     pub later: RwSignal<bool>,
+    /// Whether Chinese is spoken instead of English.
+    pub chinese: RwSignal<bool>,
+    /// The key of the metadata that the table shows; empty for where an instance runs.
+    pub column: RwSignal<String>,
+    /// Moves every ten seconds while the page is seen.
+    pub slow: Memo<usize>,
 }
 
-/// Mounts the app in place of the page's frame.
+/// Mounts the app in place of the page's frame, as soon as the words are there.
 pub fn start() {
-    let root: HtmlElement = document()
-        .get_element_by_id("app")
-        .and_then(|root| root.dyn_into().ok())
-        .expect("index.html has an element #app");
-    root.set_inner_html("");
-    mount_to_renderer(&root, app).forget();
+    spawn_local(async {
+        let chinese = browser::chosen("lang").is_some_and(|lang| lang.starts_with("zh"));
+        let chinese = chinese && speak(true).await;
+        let root: HtmlElement = document()
+            .get_element_by_id("app")
+            .and_then(|root| root.dyn_into().ok())
+            .expect("index.html has an element #app");
+        root.set_inner_html("");
+        mount_to_renderer(&root, move || app(chinese)).forget();
+    });
+}
+
+/// Speaks Chinese from now on, or English. Says whether that is Chinese.
+async fn speak(chinese: bool) -> bool {
+    let file = if chinese { browser::file("words/zh.txt").await } else { None };
+    let chinese = words::speak(file.as_deref()) && file.is_some();
+    browser::choose("lang", if chinese { "zh-CN" } else { "en" });
+    chinese
 }
 
 impl Ui {
-    fn start() -> Self {
+    fn start(chinese: bool) -> Self {
         let client = Client::new(&browser::base());
         let address = RwSignal::new(here());
-        let ui = Self {
-            store: Store::start(&client),
+        let store = Store::start(&client);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is not negative")]
+        let slow = Memo::new(move |_| (store.now_ms.get() / 10_000.0) as usize);
+        let shared = Shared {
+            store,
             client: StoredValue::new(client),
             address,
             search: Memo::new(move |_| {
@@ -108,7 +141,12 @@ impl Ui {
             activity: RwSignal::new(false),
             at: RwSignal::new(None),
             later: RwSignal::new(false),
+            chinese: RwSignal::new(chinese),
+            column: RwSignal::new(browser::recalled("rollcall-column").unwrap_or_default()),
+            slow,
         };
+        // It is there for as long as the page is.
+        let ui = Self(Box::leak(Box::new(shared)));
         window_event_listener_untyped("popstate", move |_| ui.address.set(here()));
         window_event_listener_untyped("resize", move |_| {
             if ui.narrow.get_untracked() != is_narrow() {
@@ -208,13 +246,32 @@ impl Ui {
 
     /// Light or dark, from now on as chosen.
     pub fn switch_theme() {
-        let Some(root) = document().document_element() else { return };
-        let chosen = root.get_attribute("data-theme");
+        let chosen = browser::chosen("data-theme");
         let dark = chosen.map_or_else(browser::prefers_dark, |theme| theme == "dark");
         let theme = if dark { "light" } else { "dark" };
-        // It fails for names that are none.
-        let _ = root.set_attribute("data-theme", theme);
+        browser::choose("data-theme", theme);
         browser::remember("rollcall-theme", theme);
+    }
+
+    /// Dense rows or comfortable ones, from now on as chosen.
+    pub fn switch_rows(self) {
+        let rows = if browser::row_px() == 32 { "comfortable" } else { "dense" };
+        browser::choose("data-rows", rows);
+        browser::remember("rollcall-rows", rows);
+        self.resized.notify();
+    }
+
+    /// The other language, from now on as chosen. All is drawn anew; what is known stays.
+    pub fn switch_language(self) {
+        spawn_local(async move {
+            let wanted = !self.chinese.get_untracked();
+            let chinese = speak(wanted).await;
+            if chinese == wanted {
+                browser::remember("rollcall-language", if chinese { "zh" } else { "en" });
+                self.chinese.set(chinese);
+                browser::focus("button.language");
+            }
+        });
     }
 
     /// Our own links lead to places of the page, without asking the server.
@@ -317,11 +374,18 @@ fn is_narrow() -> bool {
     window().inner_width().ok().and_then(|width| width.as_f64()).is_some_and(|width| width <= NARROW_PX)
 }
 
-fn app() -> El {
-    let ui = Ui::start();
+fn app(chinese: bool) -> El {
+    let ui = Ui::start(chinese);
     later::fetch_when_quiet(ui);
+    el("div").part(move || {
+        ui.chinese.track();
+        vec![page(ui)]
+    })
+}
+
+fn page(ui: Ui) -> El {
     let service = Memo::new(move |_| ui.address.with(|address| address.service.clone()));
-    let page = move || Some(if service.with(Option::is_some) { "service" } else { "overview" }.to_owned());
+    let kind = move || Some(if service.with(Option::is_some) { "service" } else { "overview" }.to_owned());
     let pane = move || Some(if ui.activity.get() { "activity" } else { "list" }.to_owned());
     let is_stale = move || ui.store.ready.get() && state(&ui.store.status.get()) != "live";
     let is_empty = ui.store.overall(|live| live.catalog().is_empty());
@@ -331,7 +395,7 @@ fn app() -> El {
     };
     let frame = el("div")
         .class("app")
-        .attr_of("data-page", page)
+        .attr_of("data-page", kind)
         .attr_of("data-pane", pane)
         .flag("data-stale", is_stale)
         .flag("data-empty", move || is_empty.get())
@@ -340,5 +404,5 @@ fn app() -> El {
         .child(el("main").class("main").attr("id", "main").attr("tabindex", "-1").part(middle))
         .child(activity(ui))
         .child(sheet(ui));
-    el("div").child(frame).child(dialog(ui)).child(toasts(ui))
+    el("div").child(frame).child(dialog(ui)).child(toasts(ui)).child(announcer(ui))
 }

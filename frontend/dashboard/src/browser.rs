@@ -2,9 +2,10 @@
 
 use std::cell::RefCell;
 
-use js_sys::{Array, Date, Function, Reflect, RegExp};
+use js_sys::{Array, Date, Function, Promise, Reflect, RegExp};
 use leptos::prelude::{document, window};
 use wasm_bindgen::{JsCast, JsValue};
+use wasm_bindgen_futures::JsFuture;
 
 /// Milliseconds since the page was opened, by a clock that never jumps.
 pub fn now_ms() -> f64 {
@@ -65,6 +66,41 @@ pub fn remember(name: &str, value: &str) {
         // A full or forbidden storage loses the choice, and nothing else.
         let _ = storage.set_item(name, value);
     }
+}
+
+/// A choice that was kept.
+pub fn recalled(name: &str) -> Option<String> {
+    window().local_storage().ok().flatten()?.get_item(name).ok().flatten()
+}
+
+/// An attribute of the document's root, where what is chosen for the whole page stands.
+pub fn chosen(name: &str) -> Option<String> {
+    document().document_element()?.get_attribute(name)
+}
+
+/// Sets an attribute of the document's root.
+pub fn choose(name: &str, value: &str) {
+    if let Some(root) = document().document_element() {
+        // It fails for names that are none.
+        let _ = root.set_attribute(name, value);
+    }
+}
+
+/// How high a row is, in pixels. The stylesheet has the same numbers.
+pub fn row_px() -> usize {
+    if chosen("data-rows").as_deref() == Some("comfortable") { 44 } else { 32 }
+}
+
+/// A text of the server's, by its path from the page's base; `None` where it cannot be had.
+pub async fn file(path: &str) -> Option<String> {
+    let call = |on: &JsValue, method: &str, argument: &JsValue| -> Result<Promise, JsValue> {
+        Reflect::get(on, &method.into())?.dyn_into::<Function>()?.call1(on, argument)?.dyn_into()
+    };
+    let answer = JsFuture::from(call(&window().into(), "fetch", &path.into()).ok()?).await.ok()?;
+    if Reflect::get(&answer, &"ok".into()).ok()?.is_falsy() {
+        return None;
+    }
+    JsFuture::from(call(&answer, "text", &JsValue::UNDEFINED).ok()?).await.ok()?.as_string()
 }
 
 /// Whether the system asks for a dark page.

@@ -1,9 +1,11 @@
 //! The parts of the page.
 
 pub mod activity;
+pub mod announcer;
 pub mod dialog;
 pub mod element;
 pub mod empty;
+pub mod folded;
 pub mod form;
 pub mod instances;
 pub mod later;

@@ -535,6 +535,11 @@ impl Live {
         self.tallies.get(name).map_or(&[], |tally| &tally.curve)
     }
 
+    /// Ranks services by when they changed last: the higher, the later.
+    pub fn changed(&self, name: &str) -> u64 {
+        self.tallies.get(name).map_or(0, |tally| tally.changed)
+    }
+
     /// What is known of each service beside its records, in no order.
     pub fn tallies(&self) -> impl Iterator<Item = (&str, &Tally)> {
         self.tallies.iter()

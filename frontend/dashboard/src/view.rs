@@ -117,7 +117,7 @@ impl View {
             let from = self.rows.len();
             let rest = std::mem::take(&mut self.rest);
             let rest = match rest {
-                Rest::After(key) => self.look_after(key, live),
+                Rest::After(key) => self.look_after(&key, live),
                 Rest::Among(found, at) => self.look_among(found, at, live),
                 Rest::Nothing => Rest::Nothing,
             };
@@ -132,7 +132,7 @@ impl View {
         }
     }
 
-    fn look_after(&mut self, key: String, live: &Live) -> Rest {
+    fn look_after(&mut self, key: &str, live: &Live) -> Rest {
         let mut last = None;
         let mut looked = 0;
         let search = &self.query.search;
@@ -146,10 +146,10 @@ impl View {
             }
         };
         match &self.query.service {
-            None => live.catalog().records_after(&key).take(SLICE_RECORDS).for_each(&mut take),
+            None => live.catalog().records_after(key).take(SLICE_RECORDS).for_each(&mut take),
             Some(name) => {
                 if let Some(records) = live.catalog().service(name) {
-                    let after = records.range::<str, _>((Bound::Excluded(key.as_str()), Bound::Unbounded));
+                    let after = records.range::<str, _>((Bound::Excluded(key), Bound::Unbounded));
                     after.take(SLICE_RECORDS).for_each(|(_, record)| take(record));
                 }
             }

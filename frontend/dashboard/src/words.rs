@@ -212,6 +212,42 @@ words! {
     BURST = "{0} within moments";
     LIST_COMMA = ", ";
     SO_FAR = "{0} so far";
+    RELOAD_NOW = "Reload";
+    LANGUAGE = "中文";
+    ROWS = "Dense or comfortable rows";
+    SORT = "Order of the services";
+    BY_NAME = "by name";
+    BY_SIZE = "by size";
+    BY_CHANGE = "changed last";
+    PLACE = "Zone";
+    COLUMN = "Metadata in this column";
+    SINCE = "Since";
+    BEFORE = "before {0}";
+    ENDPOINTS_MORE = "{0} more endpoints";
+    ODD = "odd";
+    RECENTLY_GONE = "Recently gone ({0})";
+    ALL = "All";
+    CAME = "Came";
+    LEFT = "Left";
+    CHANGES = "Changed";
+    ODDITIES = "Odd";
+    ONLY_HERE = "Only {0}";
+    NOTHING_SUCH = "Nothing of this kind yet.";
+    HEADLINE = "{0} of {1}";
+    LATE_COUNT = "{0} late";
+    MALFORMED_COUNT = "{0} malformed";
+    GONE_COUNT = "{0} gone just now";
+    PERMANENT_COUNT = "{0} permanent";
+    RECENT = "Changed in the last minutes";
+    NO_RECENT = "No service has changed since this page was opened.";
+    SAID_CAME = "{0} appeared";
+    SAID_LEFT = "{0} left";
+    SAID_CHANGED = "{0} changed";
+    SAID = "{0}: {1}";
+    CAUSE_NAME_DEREGISTERED = "deregistered";
+    CAUSE_NAME_EXPIRED = "expired";
+    CAUSE_NAME_REVOKED = "revoked";
+    CAUSE_NAME_UNKNOWN = "cause unknown";
 }
 
 /// `1 instance`, `1,234 instances`.
@@ -294,6 +330,17 @@ pub fn part(part: Part) -> &'static str {
         Part::Broken => PART_BROKEN,
         Part::Value => PART_VALUE,
         Part::Lease => PART_LEASE,
+    }
+    .text()
+}
+
+/// A cause in a word or two.
+pub fn cause_name(cause: CauseKind) -> &'static str {
+    match cause {
+        CauseKind::Deregistered => CAUSE_NAME_DEREGISTERED,
+        CauseKind::Expired => CAUSE_NAME_EXPIRED,
+        CauseKind::Revoked => CAUSE_NAME_REVOKED,
+        CauseKind::Unknown => CAUSE_NAME_UNKNOWN,
     }
     .text()
 }

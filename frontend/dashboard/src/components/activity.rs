@@ -1,15 +1,15 @@
 //! What happened, as sentences, newest first.
 
 use leptos::prelude::*;
-use rollcall_shared::SnapshotReason;
+use rollcall_shared::{CauseKind, SnapshotReason};
 
 use super::{
-    element::{El, el, link, said},
-    row::short_id,
+    announcer::counted,
+    element::{El, button, el, link, said},
+    row::{ago, full_name},
 };
 use crate::{
     app::Ui,
-    browser,
     difference::between,
     live::{Happening, What},
     route::Address,
@@ -19,19 +19,56 @@ use crate::{
 /// How many happenings are shown.
 const SHOWN_MAX: usize = 60;
 
-/// The feed of everything.
+/// What may be picked out.
+const KINDS: [words::Word; 5] = [words::ALL, words::CAME, words::LEFT, words::CHANGES, words::ODDITIES];
+
+/// The feed of everything, or of what is picked out.
 pub fn activity(ui: Ui) -> El {
-    let happened = ui.store.feed(SHOWN_MAX, None);
-    let nothing_yet = move || {
+    let kind = RwSignal::new(0);
+    let only_here = RwSignal::new(false);
+    let service = Memo::new(move |_| ui.address.with(|address| address.service.clone()));
+    let all = ui.store.feed(usize::MAX, None);
+    let happened = Memo::new(move |_| {
+        let (kind, service) = (kind.get(), service.get().filter(|_| only_here.get()));
+        let wanted = |it: &&Happening| is_wanted(it, kind, service.as_deref());
+        all.with(|all| all.iter().filter(wanted).take(SHOWN_MAX).cloned().collect::<Vec<_>>())
+    });
+    let kinds = KINDS.iter().enumerate().map(|(index, name)| {
+        button("", name.text(), move |_| kind.set(index))
+            .attr_of("aria-pressed", move || Some((kind.get() == index).to_string()))
+    });
+    let here = move || {
+        let only = |name: String| {
+            button("", &words::ONLY_HERE.with(&[&name]), move |_| only_here.update(|only| *only = !*only))
+                .attr_of("aria-pressed", move || Some(only_here.get().to_string()))
+        };
+        service.get().map(only).into_iter().collect()
+    };
+    let nothing = move || {
+        let why = if all.with(Vec::is_empty) { words::NO_ACTIVITY } else { words::NOTHING_SUCH };
         let is_empty = happened.with(Vec::is_empty);
-        is_empty.then(|| said("p", "quiet", words::NO_ACTIVITY.text())).into_iter().collect()
+        is_empty.then(|| said("p", "quiet", why.text())).into_iter().collect()
     };
     el("aside")
         .class("activity")
         .attr("aria-label", words::ACTIVITY.text())
-        .child(said("h2", "", words::ACTIVITY.text()))
-        .part(nothing_yet)
+        .child(el("div").class("bar").child(said("h2", "", words::ACTIVITY.text())).part(here))
+        .child(el("div").class("tabs").children(kinds))
+        .part(nothing)
         .child(feed(ui, happened))
+}
+
+/// Whether a happening is of a kind, by its place in [`KINDS`], and of a service.
+fn is_wanted(happening: &Happening, kind: usize, service: Option<&str>) -> bool {
+    let (name, [left, came, changed]) = counted(&happening.what);
+    let is_odd = match &happening.what {
+        What::Appeared(record) => record.instance().is_none() || record.warning.is_some(),
+        What::Vanished { why: Some(why), .. } => matches!(why.cause, CauseKind::Expired | CauseKind::Unknown),
+        What::Burst { .. } | What::Snapshot(SnapshotReason::Restored) => true,
+        _ => false,
+    };
+    let counts = [1, came, left, changed, usize::from(is_odd)];
+    counts[kind] > 0 && (service.is_none() || name.as_deref() == service)
 }
 
 /// A list of happenings.
@@ -57,25 +94,21 @@ fn name(happening: &Happening) -> String {
 }
 
 fn line(ui: Ui, happening: &Happening) -> El {
-    let at_ms = happening.at_ms;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "both are clamped")]
-    let ago = move || words::ago(((ui.store.now_ms.get() - at_ms) / 1_000.0).max(0.0) as u64);
     let (kind, subject, sentence, more) = told(&happening.what);
     let sentence = el("p")
+        .child(el("span").class("when").children(ago(ui, Some(happening.at_ms))))
         .children(subject.map(|(name, address)| link("mono", &address.href(), &name)))
         .text(" ")
         .text(&sentence)
-        .children(more.map(|more| said("small", "", &more)));
-    let time =
-        el("time").attr("datetime", &browser::datetime(at_ms)).attr("title", &browser::clock(at_ms)).text_of(ago);
-    el("li").attr("data-kind", kind).child(el("span").class("dot")).child(sentence).child(time)
+        .children(more.map(|more| said("small", "evidence", &more)));
+    el("li").attr("data-kind", kind).child(el("span").class("dot")).child(sentence)
 }
 
 /// A happening's kind, its subject with where that is, the rest of its sentence, and what that rests on.
 fn told(what: &What) -> (&'static str, Option<(String, Address)>, String, Option<String>) {
     let subject = what.record().map(|record| {
         let address = Address { key: Some(record.key.clone()), ..Address::service(&record.service) };
-        ([&record.service, " / ", short_id(record)].concat(), address)
+        (full_name(record), address)
     });
     match what {
         What::Appeared(record) => {
@@ -94,9 +127,11 @@ fn told(what: &What) -> (&'static str, Option<(String, Address)>, String, Option
         }
         What::Burst { appeared, vanished, changed, causes, service } => {
             let link = service.as_ref().map(|name| (name.clone(), Address::service(name)));
-            let causes: Vec<String> =
-                causes.iter().map(|(cause, count)| [&*words::number(*count), " ", cause.as_str()].concat()).collect();
-            let more = (!causes.is_empty()).then(|| causes.join(", "));
+            let causes: Vec<String> = causes
+                .iter()
+                .map(|(cause, count)| [&*words::number(*count), " ", words::cause_name(*cause)].concat())
+                .collect();
+            let more = (!causes.is_empty()).then(|| causes.join(words::LIST_COMMA.text()));
             ("burst", link, words::burst(*appeared, *vanished, *changed), more)
         }
         What::Snapshot(reason) => {

@@ -59,6 +59,14 @@ pub fn el(tag: &str) -> El {
     El { node, kept: Vec::new() }
 }
 
+/// An element of a drawing.
+#[inline(never)]
+pub fn svg(tag: &str) -> El {
+    const SVG: &str = "http://www.w3.org/2000/svg";
+    let node = document().create_element_ns(Some(SVG), tag).expect("every tag that is written here is a name");
+    El { node, kept: Vec::new() }
+}
+
 /// An element with a class and a text.
 #[inline(never)]
 pub fn said(tag: &str, class: &str, text: &str) -> El {

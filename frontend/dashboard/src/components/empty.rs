@@ -1,8 +1,12 @@
 //! What stands where there are no rows: still waiting, nothing registered, nothing found.
 
 use leptos::prelude::*;
+use wasm_bindgen_futures::spawn_local;
 
-use super::element::{El, button, el, link, said};
+use super::{
+    element::{El, button, el, link, said},
+    later::{self, Later},
+};
 use crate::{app::Ui, browser, route::Address, words};
 
 /// Says why there is nothing to see, and what to do about it.
@@ -25,27 +29,57 @@ pub fn empty(ui: Ui) -> El {
                 link("", &Address::default().href(), words::OVERVIEW.text()),
             ]
         } else {
-            first_steps(ui)
+            // Few ever see it.
+            later::draw(ui, Later::FirstSteps).into_iter().collect()
         }
     };
     el("div").class("empty").part(what)
 }
 
-fn first_steps(ui: Ui) -> Vec<El> {
+/// What is watched, and what registers a first service.
+pub fn first_steps(ui: Ui) -> El {
     let sources = ui.store.read(|live| live.catalog().revisions().keys().cloned().collect::<Vec<_>>());
+    // They are asked for where they are shown: few ever see them.
+    let snippets = RwSignal::new(Vec::<String>::new());
+    let chosen = RwSignal::new(0);
+    spawn_local(async move {
+        if let Some(file) = browser::file("words/snippets.txt").await {
+            let origin = browser::base();
+            let file = file.replace("{base}", origin.trim_end_matches('/'));
+            snippets.try_set(file.split("\n---- ").map(|part| part.trim_start_matches("---- ").to_owned()).collect());
+        }
+    });
+    // The first line of each is its name.
+    let names = move || {
+        let names =
+            snippets.with(|all| all.iter().map(|one| one.lines().next().unwrap_or_default().to_owned()).collect());
+        let names: Vec<String> = names;
+        let tab = |(index, name): (usize, String)| {
+            button("", &name, move |_| chosen.set(index))
+                .attr_of("aria-pressed", move || Some((chosen.get() == index).to_string()))
+        };
+        names.into_iter().enumerate().map(tab).collect()
+    };
+    let text = move || {
+        snippets.with(|all| {
+            let text = all.get(chosen.get()).and_then(|one| one.split_once('\n'));
+            text.map_or_else(String::new, |(_, text)| text.trim_end().to_owned())
+        })
+    };
     let copy = move |_| {
-        browser::copy(words::SNIPPET.text());
+        browser::copy(&untrack(text));
         ui.tell(words::COPIED.text().to_owned(), None);
     };
-    vec![
+    el("div").class("steps").children([
         said("h2", "", words::EMPTY.text()),
         said("p", "", words::EMPTY_WATCHED.text()),
         el("ul").class("prefixes mono").children(sources.iter().map(|source| said("li", "", source))),
-        said("p", "", words::EMPTY_SNIPPET.text()),
-        el("p").class("snippet mono").child(said("code", "", words::SNIPPET.text())).child(button(
+        said("h3", "", words::EMPTY_SNIPPET.text()),
+        el("div").class("tabs").part(names),
+        el("div").class("snippet").child(el("pre").attr("tabindex", "0").text_of(text)).child(button(
             "",
             words::COPY.text(),
             copy,
         )),
-    ]
+    ])
 }

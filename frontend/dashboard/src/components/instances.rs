@@ -5,22 +5,26 @@ use leptos::prelude::*;
 use super::{
     element::{El, button, el, said},
     empty::empty,
-    row::instance_row,
+    folded::folded,
+    row::{instance_row, place_header},
     scroll::{Scroll, pad},
 };
-use crate::{app::Ui, view::Column, words};
+use crate::{app::Ui, browser, view::Column, words};
 
-/// The height of a row, and of one on a narrow page, in pixels. The stylesheet has the same numbers.
-const ROW_PX: usize = 32;
+/// The height of a row on a narrow page, in pixels. The stylesheet has the same number.
 const NARROW_ROW_PX: usize = 68;
 
 /// The table of a service's instances, or of all services'.
 pub fn instance_table(ui: Ui, service: Option<String>) -> El {
     let of_all = service.is_none();
+    let of_it = service;
     let sort = ui.sort;
     let scroll = Scroll::new(ui);
     let count = Memo::new(move |_| ui.store.row_count());
-    let row_px = Memo::new(move |_| if ui.narrow.get() { NARROW_ROW_PX } else { ROW_PX });
+    let row_px = Memo::new(move |_| {
+        ui.resized.track();
+        if ui.narrow.get() { NARROW_ROW_PX } else { browser::row_px() }
+    });
     let window = scroll.window(count, row_px);
     let is_empty = Memo::new(move |_| count.get() == 0 && !ui.store.looking.get());
     let shown = move || {
@@ -44,14 +48,13 @@ pub fn instance_table(ui: Ui, service: Option<String>) -> El {
         headers.push(header(Column::Service, words::SERVICE.text(), "c-service"));
     }
     headers.push(header(Column::Endpoints, words::ENDPOINTS.text(), "c-endpoints"));
-    if !of_all {
-        headers.push(header(Column::Version, words::VERSION.text(), "c-version"));
-    }
-    headers.push(still(words::METADATA.text(), "c-meta"));
+    headers.push(header(Column::Version, words::VERSION.text(), "c-version"));
+    headers.push(place_header(ui, of_it.clone()));
     headers.push(still(words::LEASE.text(), "c-lease"));
+    headers.push(still(words::SINCE.text(), "c-since"));
     headers.push(still("", "c-act").child(said("span", "hidden", words::ACTIONS.text())));
     let filler = |before: bool| {
-        let cell = pad(el("td").attr("colspan", "7"), window, count, row_px, before);
+        let cell = pad(el("td").attr("colspan", if of_all { "9" } else { "8" }), window, count, row_px, before);
         el("tbody").child(el("tr").class("pad").attr("aria-hidden", "true").child(cell))
     };
     let table = el("table")
@@ -65,5 +68,6 @@ pub fn instance_table(ui: Ui, service: Option<String>) -> El {
         .box_of("scroll table")
         .attr_if("data-all", of_all.then_some(""))
         .child(table)
+        .child(folded(ui, of_it))
         .part(move || if is_empty.get() { vec![empty(ui)] } else { Vec::new() })
 }

@@ -12,7 +12,7 @@ use leptos::{prelude::*, wasm_split::SplitLoaderError};
 use rollcall_shared::Record;
 use wasm_bindgen_futures::spawn_local;
 
-use super::{dialog::question, element::El, form::register_form, sheet::details};
+use super::{dialog::question, element::El, empty::first_steps, form::register_form, sheet::details};
 use crate::{app::Ui, words};
 
 /// How long the first rows have the line and the processor for themselves.
@@ -27,6 +27,8 @@ pub enum Later {
     Details(String),
     /// The register form.
     Form,
+    /// What stands where nothing is registered yet.
+    FirstSteps,
 }
 
 #[cfg_attr(
@@ -38,6 +40,7 @@ fn draw_now(ui: Ui, what: Later) -> Result<El, SplitLoaderError> {
         Later::Dialog(record) => question(ui, record),
         Later::Details(key) => details(ui, &key),
         Later::Form => register_form(ui),
+        Later::FirstSteps => first_steps(ui),
     })
 }
 

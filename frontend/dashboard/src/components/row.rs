@@ -1,6 +1,6 @@
 //! One instance as a row.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use leptos::{prelude::*, reactive::graph::untrack};
 use rollcall_shared::{Decoded, Record};
@@ -10,19 +10,26 @@ use super::element::{El, button, el, link, said};
 use crate::{
     app::Ui,
     browser,
-    live::{Row, Why},
+    lease::LeaseClock,
+    live::{Live, Row, Why},
     route::Address,
     search::RowState,
     words,
 };
 
-/// How many pairs of metadata a row shows.
-const PAIRS_MAX: usize = 4;
+/// Of how many records the names of metadata are gathered.
+const RECORDS_MAX: usize = 2_000;
 
 /// Metadata that says where an instance runs.
 const PLACES: [&str; 3] = ["zone", "region", "cluster"];
 
 pub use crate::view::short_id;
+
+/// What an instance is called where others stand beside it: its service and its id, which often says the service, too.
+pub fn full_name(record: &Record) -> String {
+    let id = short_id(record);
+    if id.starts_with(&record.service) { id.to_owned() } else { [&record.service, " / ", id].concat() }
+}
 
 /// The row of a record, for as long as there is something under its key or it has just left.
 pub fn instance_row(ui: Ui, record: Arc<Record>, of_all: bool) -> El {
@@ -75,6 +82,10 @@ pub fn instance_row(ui: Ui, record: Arc<Record>, of_all: bool) -> El {
         if is_gone.get() { Vec::new() } else { vec![button("act", words::DEREGISTER.text(), ask)] }
     };
     let lease = move || if is_gone.get() { Vec::new() } else { lease_left(ui, row) };
+    let since = move || {
+        drawn.track();
+        if is_gone.get() { Vec::new() } else { ago(ui, drawn.with(|row| row.as_ref().and_then(|row| row.since_ms))) }
+    };
     el("tr")
         .attr("data-testid", "instance")
         .attr("data-key", &key)
@@ -84,51 +95,63 @@ pub fn instance_row(ui: Ui, record: Arc<Record>, of_all: bool) -> El {
         .flag("data-at", is_at)
         .on("click", open)
         .child(state_cell)
-        .child(el("td").class("c-id mono").child(id))
+        .child(el("td").class("c-id mono").child(id).part(move || odd(&record())))
         .children(service)
-        .part(move || told(ui, &drawn.get().expect("a row has a record"), is_gone.get(), of_all))
+        .part(move || told(ui, &drawn.get().expect("a row has a record"), is_gone.get()))
         .child(el("td").class("c-lease").flag("data-span", move || is_gone.get()).part(lease))
+        .child(el("td").class("c-since").flag("data-span", move || is_gone.get()).part(since))
         .child(el("td").class("c-act").flag("data-span", move || is_gone.get()).part(act))
 }
 
-/// The columns that say what an instance says of itself; once it is gone, why it left stands in the last ones.
-fn told(ui: Ui, row: &Row, is_gone: bool, of_all: bool) -> Vec<El> {
-    let record = &row.record;
-    let endpoints = el("td").class("c-endpoints");
-    if !is_gone && record.instance().is_none() {
-        // It says nothing that would fill the columns, but why that is.
-        return vec![endpoints.attr("colspan", if of_all { "2" } else { "3" }).children(notes(record))];
-    }
-    let mut cells = Vec::new();
-    let instance = record.instance();
-    cells.push(match instance {
-        Some(instance) => endpoints.children(some_endpoints(ui, &instance.endpoints)),
-        None => endpoints,
-    });
-    if !of_all {
-        let version = instance.map(|instance| instance.version.as_str()).unwrap_or_default();
-        cells.push(said("td", "c-version mono", version).attr("title", version));
-    }
-    let last = el("td").class("c-meta");
-    cells.push(if is_gone {
-        last.attr("colspan", "3").child(cause(row.why.as_ref()))
-    } else {
-        last.children(notes(record))
-    });
-    cells
+/// A mark where something is odd about what does decode.
+fn odd(record: &Record) -> Vec<El> {
+    let mark = |warning| said("span", "mark", words::ODD.text()).attr("data-mark", "odd").attr("title", warning);
+    record.warning.as_deref().map(mark).into_iter().collect()
 }
 
-/// The first endpoint, and how many more there are.
-fn some_endpoints(ui: Ui, endpoints: &[String]) -> Vec<El> {
-    let Some((first, rest)) = endpoints.split_first() else { return Vec::new() };
-    let mut shown = vec![match first.split_once("://") {
-        Some((scheme, address)) => copy_address(ui, Some(scheme), address, first),
-        None => copy_address(ui, None, first, first),
-    }];
-    if !rest.is_empty() {
-        shown.push(said("span", "more", &["+", &rest.len().to_string()].concat()).attr("title", &rest.join("\n")));
+/// The columns that say what an instance says of itself; once it is gone, why it left stands in the last ones.
+fn told(ui: Ui, row: &Row, is_gone: bool) -> Vec<El> {
+    let record = &row.record;
+    let endpoints = el("td").class("c-endpoints");
+    if let (false, Decoded::Malformed { why, .. }) = (is_gone, &record.decoded) {
+        // It says nothing that would fill the columns, but why that is.
+        return vec![endpoints.attr("colspan", "3").child(said("span", "why evidence", why).attr("title", why))];
     }
-    shown
+    let instance = record.instance();
+    let version = instance.map(|instance| instance.version.as_str()).unwrap_or_default();
+    let last = el("td").class("c-meta");
+    let last = if is_gone {
+        last.attr("colspan", "4").child(cause(row.why.as_ref()))
+    } else {
+        let record = Arc::clone(record);
+        last.text_of(move || ui.column.with(|column| place(&record, column)))
+    };
+    let endpoints = match instance {
+        Some(instance) => some_endpoints(ui, endpoints, &instance.endpoints),
+        None => endpoints,
+    };
+    vec![endpoints, said("td", "c-version mono", version).attr("title", version), last]
+}
+
+/// The first endpoint, how many more there are, and all of them for those who ask.
+fn some_endpoints(ui: Ui, cell: El, endpoints: &[String]) -> El {
+    let Some((first, rest)) = endpoints.split_first() else { return cell };
+    let cell = cell.child(endpoint(ui, first));
+    if rest.is_empty() {
+        return cell;
+    }
+    let count = rest.len().to_string();
+    let more =
+        button("more", &["+", &count].concat(), |_| {}).attr("aria-label", &words::ENDPOINTS_MORE.with(&[&count]));
+    let rest = rest.iter().map(|it| endpoint(ui, it));
+    cell.attr("data-more", "").child(more).child(el("span").class("rest").children(rest))
+}
+
+fn endpoint(ui: Ui, full: &str) -> El {
+    match full.split_once("://") {
+        Some((scheme, address)) => copy_address(ui, Some(scheme), address, full),
+        None => copy_address(ui, None, full, full),
+    }
 }
 
 /// An address that a click copies.
@@ -147,36 +170,76 @@ pub fn copy_address(ui: Ui, scheme: Option<&str>, address: &str, full: &str) -> 
 fn cause(why: Option<&Why>) -> El {
     let cause = el("span").attr("data-testid", "cause");
     match why {
-        Some(why) => {
-            cause.attr("title", &why.evidence).child(said("b", "", why.cause.as_str())).text(": ").text(&why.evidence)
-        }
+        Some(why) => cause.attr("title", &why.evidence).child(said("b", "", words::cause_name(why.cause))).child(said(
+            "span",
+            "evidence",
+            &[": ", &why.evidence].concat(),
+        )),
         None => cause.text(words::JUST_GONE.text()),
     }
 }
 
-/// What the value says beside where it answers: first what is odd, then the metadata, the zone before all.
-fn notes(record: &Record) -> Vec<El> {
-    let odd = |what: &str| said("span", "why", what).attr("title", what);
-    let instance = match &record.decoded {
-        Decoded::Instance(instance) => instance,
-        Decoded::Malformed { why, .. } => return vec![odd(why)],
+/// What an instance says under the key of metadata that was chosen, or where it runs.
+fn place(record: &Record, column: &str) -> String {
+    let Some(instance) = record.instance() else { return String::new() };
+    let places = if column.is_empty() { &PLACES[..] } else { &[column][..] };
+    places.iter().find_map(|name| instance.metadata.get(*name)).cloned().unwrap_or_default()
+}
+
+/// The header of the column of metadata: which key it shows is a choice.
+pub fn place_header(ui: Ui, service: Option<String>) -> El {
+    let asked = Trigger::new();
+    let options = move || {
+        asked.track();
+        let chosen = ui.column.get();
+        let mut names = BTreeSet::from([chosen.clone()]);
+        ui.store.read(|live| {
+            let of_it = |record: &&Arc<Record>| service.as_ref().is_none_or(|name| *name == record.service);
+            let some = live.catalog().records().filter(of_it).take(RECORDS_MAX).filter_map(|record| record.instance());
+            names.extend(some.flat_map(|instance| instance.metadata.keys().cloned()));
+        });
+        names.remove("");
+        let option = |value: &str, name: &str| {
+            said("option", "", name).attr("value", value).attr_if("selected", (chosen == value).then_some(""))
+        };
+        let mut options = vec![option("", words::PLACE.text())];
+        options.extend(names.iter().map(|name| option(name, name)));
+        options
     };
-    let mut notes: Vec<El> = record.warning.as_deref().map(odd).into_iter().collect();
-    for places_first in [true, false] {
-        for (name, value) in &instance.metadata {
-            if PLACES.contains(&name.as_str()) == places_first && notes.len() < PAIRS_MAX {
-                let pair = el("span").class("pair").attr("title", &[name, "=", value].concat());
-                notes.push(pair.child(said("i", "", name)).text(" ").text(value));
-            }
-        }
-    }
-    notes
+    let choose = move |event| {
+        let chosen = event_target_value(&event);
+        browser::remember("rollcall-column", &chosen);
+        ui.column.set(chosen);
+    };
+    let choice = el("select")
+        .class("inline")
+        .attr("aria-label", words::COLUMN.text())
+        .on("pointerenter", move |_| asked.notify())
+        .on("focus", move |_| asked.notify())
+        .on("change", choose)
+        .part(options);
+    el("th").class("c-meta").attr("scope", "col").child(choice)
+}
+
+/// How long ago a moment was, and the moment itself for those who point at it; without one, the page did not see it.
+pub fn ago(ui: Ui, at_ms: Option<f64>) -> Vec<El> {
+    let Some(at_ms) = at_ms else {
+        let began_ms = ui.store.read(Live::began_ms);
+        return vec![said("span", "quiet", &words::BEFORE.with(&[&browser::clock(began_ms)[..5]]))];
+    };
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "both are clamped")]
+    let ago = move || words::ago(((ui.store.now_ms.get() - at_ms) / 1_000.0).max(0.0) as u64);
+    vec![
+        el("time").class("rel").attr("datetime", &browser::datetime(at_ms)).text_of(ago),
+        said("time", "abs", &browser::clock(at_ms)),
+    ]
 }
 
 /// What is left of a lease: a bar that drains by itself, and the seconds.
 fn lease_left(ui: Ui, row: Memo<Option<Row>>) -> Vec<El> {
     let is_permanent = Memo::new(move |_| row.with(|row| row.as_ref().is_some_and(|row| row.record.lease.is_none())));
-    let clock = Memo::new(move |_| row.with(|row| row.as_ref().and_then(|row| row.clock)));
+    // Anew once a renewal, and not with every word of the same one.
+    let clock = Memo::new_with_compare(move |_| row.with(|row| row.as_ref().and_then(|row| row.clock)), is_renewed);
     let bar = move || {
         if is_permanent.get() {
             return vec![said("span", "quiet", words::PERMANENT.text()).attr("title", words::NO_LEASE.text())];
@@ -190,12 +253,19 @@ fn lease_left(ui: Ui, row: Memo<Option<Row>>) -> Vec<El> {
             .style("animation-delay", &["-", &passed_ms.max(0).to_string(), "ms"].concat());
         let left = move || {
             ui.store.now_ms.track();
-            [&*clock.remaining_s(browser::now_ms()).to_string(), " s"].concat()
+            words::SECONDS.with(&[&clock.remaining_s(browser::now_ms()).to_string()])
         };
         vec![
-            el("span").class("bar").attr("aria-hidden", "true").child(drained),
+            el("span").class("drain").attr("aria-hidden", "true").child(drained),
             el("time").attr("data-testid", "ttl").attr("datetime", &browser::datetime(clock.deadline_ms)).text_of(left),
         ]
     };
     vec![el("span").part(bar)]
+}
+
+fn is_renewed(was: Option<&Option<LeaseClock>>, is: Option<&Option<LeaseClock>>) -> bool {
+    let deadline = |clock: Option<&Option<LeaseClock>>| {
+        clock.copied().flatten().map(|clock| (clock.granted_s, clock.deadline_ms.to_bits()))
+    };
+    deadline(was) != deadline(is)
 }

@@ -1,35 +1,110 @@
-//! The services, by name.
+//! The services: how many instances each has, how that went, and what is odd about it.
+
+use std::sync::Arc;
 
 use leptos::prelude::*;
 
 use super::{
-    element::{El, el, said},
+    element::{El, el, said, svg},
     scroll::{Scroll, pad},
 };
-use crate::{app::Ui, live::Summary, route::Address, words};
+use crate::{
+    app::Ui,
+    browser,
+    live::{CURVE_MS, Summary},
+    route::Address,
+    words,
+};
+
+/// The orders of the list, as they are remembered.
+const ORDERS: [(&str, words::Word); 3] =
+    [("name", words::BY_NAME), ("size", words::BY_SIZE), ("changed", words::BY_CHANGE)];
 
 /// The list of services on the left, or on a narrow page's overview.
 pub fn service_list(ui: Ui) -> El {
-    let names = ui.store.service_names();
+    let recalled = browser::recalled("rollcall-order");
+    let order = RwSignal::new(ORDERS.iter().position(|(name, _)| recalled.as_deref() == Some(name)).unwrap_or(0));
+    let held = RwSignal::new(false);
+    let names = names(ui, order, held);
     let scroll = Scroll::new(ui);
     let count = Memo::new(move |_| names.with(|names| names.len()));
-    let row_px = Memo::new(move |_| if ui.narrow.get() { 48 } else { 32 });
+    let row_px = Memo::new(move |_| {
+        ui.resized.track();
+        if ui.narrow.get() { 48 } else { browser::row_px() }
+    });
     let window = scroll.window(count, row_px);
     let shown = move || {
         let window = window.get();
         names.with(|names| names.get(window.start..window.end.min(names.len())).unwrap_or_default().to_vec())
     };
+    let choose = move |event| {
+        let chosen = event_target_value(&event);
+        browser::remember("rollcall-order", &chosen);
+        order.set(ORDERS.iter().position(|(name, _)| *name == chosen).unwrap_or(0));
+    };
+    let choices = ORDERS.iter().enumerate().map(|(index, (name, word))| {
+        let is_chosen = order.get_untracked() == index;
+        said("option", "", word.text()).attr("value", name).attr_if("selected", is_chosen.then_some(""))
+    });
     let heading = said("h2", "", words::SERVICES.text())
         .child(el("span").class("count").text_of(move || words::number(count.get())));
+    let sort = el("select").class("inline").attr("aria-label", words::SORT.text()).on("change", choose);
     let list = scroll.box_of("scroll").child(pad(el("div"), window, count, row_px, true));
-    let list = list.child(el("div").keyed(shown, move |name| Some(service(ui, name)))).child(pad(
+    let node = list.node().clone();
+    // Nothing moves under the eye: while one points into the list, or goes through it by keys, it keeps its order.
+    let hold = move |_| {
+        let is_held = node.matches(":is(:hover, :has(:focus-visible))").unwrap_or(false);
+        if held.get_untracked() != is_held {
+            held.set(is_held);
+        }
+    };
+    let mut list = list.child(el("div").keyed(shown, move |name| Some(service(ui, name)))).child(pad(
         el("div"),
         window,
         count,
         row_px,
         false,
     ));
-    el("nav").class("side").attr("aria-label", words::SERVICES.text()).child(heading).child(list)
+    for kind in ["pointerenter", "pointerleave", "focusin", "focusout"] {
+        list = list.on(kind, hold.clone());
+    }
+    el("nav")
+        .class("side")
+        .attr("aria-label", words::SERVICES.text())
+        .child(el("div").class("bar").child(heading).child(sort.children(choices)))
+        .child(list)
+}
+
+/// The names in their order; the order before, where that is held.
+fn names(ui: Ui, order: RwSignal<usize>, held: RwSignal<bool>) -> Memo<Arc<Vec<String>>> {
+    let found = ui.store.service_names();
+    // What is searched anew is listed anew.
+    Effect::new(move |_| {
+        ui.search.track();
+        held.set(false);
+    });
+    Memo::new(move |before: Option<&Arc<Vec<String>>>| {
+        let found = found.get();
+        if held.get()
+            && let Some(before) = before
+        {
+            let is_new = |name: &&String| !before.contains(name);
+            let new: Vec<String> = found.iter().filter(is_new).cloned().collect();
+            return if new.is_empty() { Arc::clone(before) } else { Arc::new([before.as_slice(), &new].concat()) };
+        }
+        let by = order.get();
+        if by == 0 {
+            return found;
+        }
+        // Once a second is often enough for eyes.
+        ui.store.now_ms.track();
+        let mut ranked: Vec<(u64, &String)> = ui.store.read(|live| {
+            let rank = |name: &String| if by == 1 { live.summary(name).instances as u64 } else { live.changed(name) };
+            found.iter().map(|name| (rank(name), name)).collect()
+        });
+        ranked.sort_by_key(|(rank, _)| std::cmp::Reverse(*rank));
+        Arc::new(ranked.into_iter().map(|(_, name)| name.clone()).collect())
+    })
 }
 
 fn service(ui: Ui, name: &str) -> El {
@@ -53,22 +128,64 @@ fn service(ui: Ui, name: &str) -> El {
         .attr_of("aria-current", current)
         .flag("data-empty", is_empty)
         .child(said("span", "name", name).attr("title", name))
-        .child(el("span").class("marks").part(move || marks(&summary.get(), 1)))
+        .child(el("span").class("marks").part(move || marks(&summary.get(), true)))
+        .child(spark(ui, name))
         .child(el("span").class("count").text_of(move || words::number(summary.with(|summary| summary.instances))))
 }
 
-/// What is odd about a service, or about all: at most so many marks, the gravest first.
-pub fn marks(summary: &Summary, most: usize) -> Vec<El> {
+/// The course of a service's number over the last minutes, as a line. It is drawn where something moved.
+pub fn spark(ui: Ui, name: &str) -> El {
+    let curve = ui.store.curve(name);
+    let course = Memo::new(move |_| {
+        // It moves when the number does; otherwise, it slides along now and then.
+        ui.slow.track();
+        curve.with(|curve| Some(line(curve, browser::now_ms())))
+    });
+    let path = svg("path").attr_of("d", move || course.get());
+    svg("svg")
+        .attr("class", "spark")
+        .attr("viewBox", "0 0 48 16")
+        .attr("aria-hidden", "true")
+        .flag("data-still", move || course.with(|course| course.as_ref().is_none_or(|d| !d.contains('V'))))
+        .child(path)
+}
+
+/// The steps of a curve in a box of 48 by 16.
+#[expect(clippy::cast_precision_loss, reason = "nobody has 2^52 instances")]
+fn line(curve: &[(f64, usize)], now_ms: f64) -> String {
+    let (least, most) =
+        curve.iter().fold((usize::MAX, 0), |(least, most), (_, count)| (least.min(*count), most.max(*count)));
+    let span = most.saturating_sub(least).max(1) as f64;
+    let height = |count: usize| if least == most { 8.0 } else { 14.0 - 12.0 * ((count - least) as f64 / span) };
+    let mut path = String::new();
+    for (at_ms, count) in curve {
+        let x = (48.0 * (1.0 - (now_ms - at_ms) / CURVE_MS)).max(0.0);
+        let (x, y) = (x.round().to_string(), height(*count).round().to_string());
+        let step = if path.is_empty() { ["M", &x, " ", &y] } else { ["H", &x, "V", &y] };
+        path.push_str(&step.concat());
+    }
+    if path.is_empty() { "M0 8H48".to_owned() } else { [&path, "H48"].concat() }
+}
+
+/// What is odd about a service, or about all, the gravest first: in words, or, where it is tight, the gravest as a
+/// shape and a number.
+pub fn marks(summary: &Summary, is_tight: bool) -> Vec<El> {
     let marks = [
-        ("malformed", summary.malformed, words::MALFORMED.text()),
-        ("late", summary.late, words::LATE.text()),
-        ("gone", summary.gone, words::GONE.text()),
-        ("permanent", summary.permanent, words::PERMANENT.text()),
+        ("malformed", summary.malformed, words::MALFORMED_COUNT),
+        ("late", summary.late, words::LATE_COUNT),
+        ("gone", summary.gone, words::GONE_COUNT),
+        ("permanent", summary.permanent, words::PERMANENT_COUNT),
     ];
-    let marks = marks.into_iter().filter(|(_, count, _)| *count > 0).take(most);
-    marks
-        .map(|(kind, count, name)| {
-            said("span", "mark", &[&*words::number(count), " ", name].concat()).attr("data-mark", kind)
-        })
-        .collect()
+    let mark = |(kind, count, what): (&str, usize, words::Word)| {
+        let number = words::number(count);
+        let said_whole = what.with(&[&number]);
+        let mark = el("span").class("mark").attr("data-mark", kind).child(el("span").class("dot"));
+        if is_tight {
+            mark.attr("role", "img").attr("aria-label", &said_whole).attr("title", &said_whole).text(&number)
+        } else {
+            mark.text(&said_whole)
+        }
+    };
+    let there = marks.into_iter().filter(|(_, count, _)| *count > 0);
+    there.take(if is_tight { 1 } else { 4 }).map(mark).collect()
 }

@@ -31,13 +31,21 @@ const HALF: &str = concat!(
     r#"<path d="M8 2a6 6 0 0 1 0 12z" fill="currentColor"/></svg>"#
 );
 
+const LINES: &str = concat!(
+    r#"<svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true">"#,
+    r#"<path d="M2 3.5h12M2 6.5h12M2 9.5h12M2 12.5h12"/></svg>"#
+);
+
 /// The top bar.
 pub fn top_bar(ui: Ui) -> El {
-    let brand = el("a").class("brand").attr("href", &Address::default().href()).markup(MARK).child(said(
-        "span",
-        "",
-        words::NAME.text(),
-    ));
+    let cluster = browser::cluster_name();
+    let brand = el("a")
+        .class("brand")
+        .attr("href", &Address::default().href())
+        .attr("aria-label", words::NAME.text())
+        .markup(MARK)
+        .child(said("span", "", words::NAME.text()))
+        .child(said("span", "cluster", &cluster).attr("title", &cluster));
     let search = el("input")
         .attr("type", "search")
         .attr("name", "q")
@@ -47,17 +55,21 @@ pub fn top_bar(ui: Ui) -> El {
         .attr("spellcheck", "false")
         .value_of(move || ui.address.with(|address| address.search.clone()))
         .on("input", move |event| ui.search_for(event_target_value(&event)));
+    let find = el("div").class("find").child(search).child(said("kbd", "", "/").attr("aria-hidden", "true"));
     let pane = button("pane", words::ACTIVITY.text(), move |_| ui.activity.update(|shown| *shown = !*shown))
         .attr_of("aria-pressed", move || Some(ui.activity.get().to_string()));
     let register =
         button("primary", words::REGISTER.text(), move |_| ui.form.set(true)).attr("data-testid", "register");
-    let theme = button("theme", "", move |_| Ui::switch_theme())
-        .attr("aria-label", words::THEME.text())
-        .attr("title", words::THEME.text())
-        .markup(HALF);
-    let name = browser::cluster_name();
-    let cluster = said("span", "cluster mono", &name).attr("title", &name);
-    el("header").class("top").children([brand, search, cluster, status_words(ui), pane, register, theme])
+    let icon = |class: &str, label: words::Word, press: fn(Ui)| {
+        button(class, "", move |_| press(ui)).attr("aria-label", label.text()).attr("title", label.text())
+    };
+    let (short, lang) = if ui.chinese.get_untracked() { ("EN", "en") } else { ("中", "zh-CN") };
+    let tools = el("div").class("tools").children([
+        icon("icon rows", words::ROWS, Ui::switch_rows).markup(LINES),
+        icon("icon language", words::LANGUAGE, Ui::switch_language).attr("lang", lang).text(short),
+        icon("icon theme", words::THEME, |_| Ui::switch_theme()).markup(HALF),
+    ]);
+    el("header").class("top").children([brand, find, status_words(ui), pane, register, tools])
 }
 
 fn status_words(ui: Ui) -> El {
@@ -79,6 +91,10 @@ fn status_words(ui: Ui) -> El {
             _ => words::RECONNECTING.text().to_owned(),
         }
     };
+    let reload = move || {
+        let press = |_| drop(window().location().reload());
+        if status.get().unreadable { vec![button("", words::RELOAD_NOW.text(), press)] } else { Vec::new() }
+    };
     el("p")
         .class("status")
         .attr("role", "status")
@@ -86,4 +102,5 @@ fn status_words(ui: Ui) -> El {
         .attr_of("data-state", move || Some(state(&status.get()).to_owned()))
         .child(el("span").class("dot"))
         .child(el("span").text_of(sentence))
+        .part(reload)
 }

@@ -1,4 +1,5 @@
-//! The overview: how much there is, what looks wrong, what is biggest. While something is searched, what it means.
+//! The overview: how much there is, what looks wrong, what changed last, what is biggest. While something is searched,
+//! what it means.
 
 use leptos::prelude::*;
 use rollcall_shared::{Decoded, Record};
@@ -6,11 +7,12 @@ use rollcall_shared::{Decoded, Record};
 use crate::{
     app::Ui,
     components::{
+        announcer::{counted, summed},
         element::{El, el, link, said},
         empty::empty,
         instances::instance_table,
-        row::short_id,
-        services::marks,
+        row::{ago, full_name},
+        services::{marks, spark},
     },
     live::Live,
     route::Address,
@@ -19,6 +21,9 @@ use crate::{
 
 /// How many lines each list has.
 const LINES_MAX: usize = 8;
+
+/// How far back what is told reaches, in milliseconds.
+const RECENT_MS: f64 = 600_000.0;
 
 /// What stands in the middle where no service is chosen.
 pub fn overview(ui: Ui) -> Vec<El> {
@@ -40,7 +45,7 @@ fn glance(ui: Ui) -> El {
     let totals = ui.store.overall(Live::totals);
     let headline = move || {
         let services = ui.store.read(|live| live.catalog().services().count());
-        [&*words::instances(totals.get().instances), " · ", &words::services(services)].concat()
+        words::HEADLINE.with(&[&words::instances(totals.get().instances), &words::services(services)])
     };
     let wrong = move || {
         ui.store.follow_anything();
@@ -50,27 +55,107 @@ fn glance(ui: Ui) -> El {
         }
         vec![el("ul").class("lines").children(wrong.iter().map(|record| wrong_line(record)))]
     };
-    let biggest = move || {
-        ui.store.follow_anything();
-        let biggest = ui.store.read(|live| live.biggest(LINES_MAX));
-        let most = biggest.first().map_or(1, |(_, size)| *size).max(1).to_string();
-        let lines = biggest.iter().map(|(name, size)| {
-            let bar = el("progress").attr("max", &most).attr("value", &size.to_string()).attr("aria-hidden", "true");
-            let line = link("", &Address::service(name).href(), "").child(said("span", "what", name)).child(bar);
-            el("li").child(line.child(said("span", "count", &words::number(*size))))
-        });
-        lines.collect()
+    let section = |name: words::Word| el("section").child(said("h2", "", name.text()));
+    let list = |names: Memo<Vec<String>>, line: fn(Ui, &str) -> El| {
+        el("ul").class("lines").keyed(move || names.get(), move |name| Some(line(ui, name)))
+    };
+    // Where the eye is, nothing changes places oftener than it can follow.
+    let biggest = Memo::new(move |_| {
+        ui.slow.track();
+        ui.store.ready.track();
+        ui.store.read(|live| live.biggest(LINES_MAX).into_iter().map(|(name, _)| name).collect::<Vec<_>>())
+    });
+    let recent = Memo::new(move |_| {
+        ui.store.now_ms.track();
+        changed_last(ui)
+    });
+    let nothing_recent = move || {
+        let is_empty = recent.with(Vec::is_empty);
+        is_empty.then(|| said("p", "quiet", words::NO_RECENT.text())).into_iter().collect()
     };
     el("div")
         .class("page")
         .child(el("h1").text_of(headline))
-        .child(el("p").class("marks").part(move || marks(&totals.get(), 4)))
-        .child(el("section").child(said("h2", "", words::LOOKS_WRONG.text())).part(wrong))
+        .child(el("p").class("marks lede").part(move || marks(&totals.get(), false)))
+        .child(section(words::LOOKS_WRONG).part(wrong))
         .child(
-            el("section")
-                .child(said("h2", "", words::BIGGEST.text()))
-                .child(el("ul").class("lines sizes").part(biggest)),
+            el("div")
+                .class("pairs")
+                .child(section(words::RECENT).part(nothing_recent).child(list(recent, recent_line)))
+                .child(section(words::BIGGEST).child(list(biggest, size_line))),
         )
+}
+
+/// The services in which something happened within the last minutes, the latest first.
+fn changed_last(ui: Ui) -> Vec<String> {
+    let since_ms = ui.store.now_ms.get_untracked() - RECENT_MS;
+    let mut names = Vec::new();
+    ui.store.read(|live| {
+        for happening in live.feed().take_while(|happening| happening.at_ms > since_ms) {
+            let (name, _) = counted(&happening.what);
+            if let Some(name) = name
+                && names.len() < LINES_MAX
+                && !names.contains(&name)
+            {
+                names.push(name);
+            }
+        }
+    });
+    names
+}
+
+/// What happened to a service within the last minutes: how many instances left, came and changed, and when that was last.
+fn course(ui: Ui, wanted: &str) -> ([usize; 3], f64) {
+    let since_ms = ui.store.now_ms.get_untracked() - RECENT_MS;
+    let (mut sum, mut last_ms) = ([0; 3], 0.0_f64);
+    ui.store.read(|live| {
+        for happening in live.feed().take_while(|happening| happening.at_ms > since_ms) {
+            let (name, counts) = counted(&happening.what);
+            if name.as_deref() == Some(wanted) {
+                sum = [sum[0] + counts[0], sum[1] + counts[1], sum[2] + counts[2]];
+                last_ms = last_ms.max(happening.at_ms);
+            }
+        }
+    });
+    (sum, last_ms)
+}
+
+fn recent_line(ui: Ui, name: &str) -> El {
+    let summary = ui.store.summary(name);
+    let of = name.to_owned();
+    let told = move || {
+        ui.store.now_ms.track();
+        summed(course(ui, &of).0)
+    };
+    let of = name.to_owned();
+    let time = move || {
+        summary.track();
+        ago(ui, Some(course(ui, &of).1))
+    };
+    let line = link("", &Address::service(name).href(), "")
+        .child(said("span", "name", name))
+        .child(el("span").class("what").text_of(told))
+        .child(spark(ui, name))
+        .child(el("span").class("when").part(time));
+    el("li").child(line)
+}
+
+fn size_line(ui: Ui, name: &str) -> El {
+    let summary = ui.store.summary(name);
+    let most = move || {
+        ui.slow.track();
+        ui.store.read(|live| live.biggest(1).first().map(|(_, size)| size.to_string()))
+    };
+    let bar = el("progress")
+        .attr("aria-hidden", "true")
+        .attr_of("max", most)
+        .attr_of("value", move || Some(summary.with(|summary| summary.instances.to_string())));
+    let line = link("", &Address::service(name).href(), "")
+        .child(said("span", "what", name))
+        .child(spark(ui, name))
+        .child(bar)
+        .child(el("span").class("count").text_of(move || words::number(summary.with(|summary| summary.instances))));
+    el("li").child(line)
 }
 
 fn wrong_line(record: &Record) -> El {
@@ -82,7 +167,7 @@ fn wrong_line(record: &Record) -> El {
     let address = Address { key: Some(record.key.clone()), ..Address::service(&record.service) };
     let line = link("", &address.href(), "")
         .child(el("span").class("dot").attr("data-mark", kind))
-        .child(said("span", "mono", &[&record.service, " / ", short_id(record)].concat()))
-        .child(said("span", "what", what));
+        .child(said("span", "mono", &full_name(record)))
+        .child(said("span", if kind == "late" { "what" } else { "what evidence" }, what));
     el("li").child(line)
 }

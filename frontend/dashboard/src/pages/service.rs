@@ -22,6 +22,6 @@ pub fn service_page(ui: Ui, name: String) -> Vec<El> {
         .child(link("back", &Address::default().href(), "←").attr("aria-label", words::OVERVIEW.text()))
         .child(said("h1", "", &name))
         .child(el("span").class("quiet").text_of(count))
-        .child(el("span").class("marks").part(move || marks(&summary.get(), 4)));
+        .child(el("span").class("marks").part(move || marks(&summary.get(), false)));
     vec![head, instance_table(ui, Some(name))]
 }
