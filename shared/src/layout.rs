@@ -20,6 +20,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+use self::codec::Codec as _;
 use crate::{
     instance::{KeyPrefix, ServiceInstance},
     record::Decoded,
@@ -61,6 +62,19 @@ impl FieldError {
     pub fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { pointer: pointer.into(), detail: detail.into() }
     }
+}
+
+/// What a layout has a place for, beside names, ids and endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Carries {
+    /// Whether it has a place for a version.
+    pub version: bool,
+    /// Whether it has a place for metadata.
+    pub metadata: bool,
+    /// Whether its id is its address, so that neither can be chosen without the other.
+    pub id_is_address: bool,
+    /// Whether it has a place for more than one endpoint, each a URL.
+    pub urls: bool,
 }
 
 /// A key and value, decoded.
@@ -132,6 +146,42 @@ impl Layout {
             Self::Hertz => codec::encode(&kitex::Kitex::Hertz, prefix, instance),
             Self::Plain => codec::encode(&plain::Plain, prefix, instance),
         }
+    }
+
+    fn rules(self) -> codec::Rules {
+        // Each by its own type, as in `encode`.
+        match self {
+            Self::Kratos => kratos::Kratos.rules(),
+            Self::GoMicro => go_micro::GoMicro.rules(),
+            Self::GoKit => go_kit::GoKit.rules(),
+            Self::Grpc => grpc::Grpc.rules(),
+            Self::GoZero => go_zero::GoZero.rules(),
+            Self::Kitex => kitex::Kitex::Kitex.rules(),
+            Self::Hertz => kitex::Kitex::Hertz.rules(),
+            Self::Plain => plain::Plain.rules(),
+        }
+    }
+
+    /// What this layout has a place for.
+    pub fn carries(self) -> Carries {
+        let rules = self.rules();
+        Carries {
+            version: rules.version,
+            metadata: rules.metadata,
+            id_is_address: rules.endpoints == check::EndpointRule::Address,
+            urls: rules.endpoints == check::EndpointRule::Urls,
+        }
+    }
+
+    /// All that keeps `instance` from being registered below `prefix`: what [`Layout::encode`] would refuse, for who does
+    /// not write it.
+    pub fn check(self, prefix: &KeyPrefix, instance: &ServiceInstance) -> Vec<FieldError> {
+        check::instance(self.rules(), prefix, instance)
+    }
+
+    /// All that keeps `before` from becoming `edited`, as far as that can be told without the value's bytes.
+    pub fn check_edit(self, before: &ServiceInstance, edited: &ServiceInstance) -> Vec<FieldError> {
+        check::edit(self.rules(), before, edited)
     }
 
     /// `value` with the fields that differ between what it decodes to and `edited` written anew, and every other byte

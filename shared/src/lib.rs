@@ -16,5 +16,5 @@ pub use catalog::{Catalog, FoldError};
 pub use cursor::{Cursor, CursorError, Digest, SourcePosition};
 pub use event::{Cause, CauseKind, Change, Delta, Departure, Progress, RegistryEvent, Snapshot, SnapshotReason};
 pub use instance::{KeyPrefix, LeaseId, PrefixError, Revision, ServiceInstance};
-pub use layout::{FieldError, Layout};
+pub use layout::{Carries, FieldError, Layout};
 pub use record::{Decoded, Raw, Record};

@@ -1,26 +1,127 @@
-//! What follows when an instance is taken out, by what wrote its key: measured on the frameworks' own programs.
+//! What follows when something is done to an instance, by what wrote its key: measured on the frameworks' own programs.
 //!
-//! Pure. The words are [`crate::words`]'; this decides which of them, and when a click is not enough.
+//! Pure. The words are [`crate::words`]'; this decides which of them, when a click is not enough, and what changed
+//! meanwhile.
 
-use rollcall_shared::Layout;
+use std::collections::BTreeMap;
 
-use crate::words;
+use rollcall_shared::{Decoded, Layout, Raw, Record, ServiceInstance, api::InstanceEdit};
 
-/// How an instance is taken out.
+use crate::words::{self, Word};
+
+/// The metadata that says how many calls an instance gets, in go-kratos: a base-10 integer, 100 where there is none.
+pub const WEIGHT: &str = "weight";
+
+/// What is done to an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
     /// Its key is deleted; its lease lives on.
     Delete,
     /// Its lease is revoked, and all its keys go with it.
     Revoke,
+    /// Its weight becomes 0: it stays registered and gets no more calls.
+    Drain,
+    /// Its weight becomes what it was before.
+    Undrain,
+}
+
+/// Whether a weight of 0 keeps callers away from what is written in this layout. In Kitex and Hertz it reads as 10.
+pub fn can_drain(layout: Layout) -> bool {
+    layout == Layout::Kratos
+}
+
+/// Whether it is registered, and drained.
+pub fn is_drained(record: &Record) -> bool {
+    let weight = record.instance().and_then(|instance| instance.metadata.get(WEIGHT));
+    can_drain(record.layout) && weight.is_some_and(|weight| weight.parse() == Ok(0_i64))
+}
+
+/// The edit that gives an instance this weight; `None` takes it away, which means 100.
+pub fn weighed(instance: &ServiceInstance, weight: Option<&str>) -> InstanceEdit {
+    let mut metadata = instance.metadata.clone();
+    match weight {
+        Some(weight) => metadata.insert(WEIGHT.to_owned(), weight.to_owned()),
+        None => metadata.remove(WEIGHT),
+    };
+    InstanceEdit { metadata: Some(metadata), ..InstanceEdit::default() }
+}
+
+/// A field that is another one now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// The field, as a person calls it.
+    pub field: String,
+    /// What stood there; empty where nothing did.
+    pub was: String,
+    /// What stands there; empty where nothing does.
+    pub is: String,
+}
+
+/// What differs between two records of one key, field by field.
+pub fn changes(was: &Record, is: &Record) -> Vec<Changed> {
+    let mut changes = Vec::new();
+    let mut tell = |field: String, was: String, is: String| {
+        if was != is {
+            changes.push(Changed { field, was, is });
+        }
+    };
+    let lease =
+        |record: &Record| record.lease.map_or_else(|| words::PERMANENT.text().to_owned(), |lease| lease.to_string());
+    match (&was.decoded, &is.decoded) {
+        (Decoded::Instance(was), Decoded::Instance(is)) => {
+            tell(words::VERSION.text().to_owned(), was.version.clone(), is.version.clone());
+            tell(words::ENDPOINTS.text().to_owned(), was.endpoints.join(", "), is.endpoints.join(", "));
+            let value =
+                |metadata: &BTreeMap<String, String>, name: &str| metadata.get(name).cloned().unwrap_or_default();
+            for name in was.metadata.keys().chain(is.metadata.keys().filter(|name| !was.metadata.contains_key(*name))) {
+                tell(name.clone(), value(&was.metadata, name), value(&is.metadata, name));
+            }
+        }
+        (was, is) => tell(words::VALUE.text().to_owned(), raw(was), raw(is)),
+    }
+    tell(words::LEASE.text().to_owned(), lease(was), lease(is));
+    changes
+}
+
+fn raw(decoded: &Decoded) -> String {
+    match decoded {
+        Decoded::Instance(instance) => instance.endpoints.join(", "),
+        Decoded::Malformed { raw: Raw::Text(text), .. } => text.clone(),
+        Decoded::Malformed { why, .. } => why.clone(),
+    }
+}
+
+/// By whose hand an instance that was taken out came back.
+pub fn returned(taken: &Record, now: &Record) -> Word {
+    if now.key != taken.key {
+        words::BACK_NEW_KEY
+    } else if now.lease == taken.lease {
+        words::BACK_SAME_LEASE
+    } else {
+        words::BACK_NEW_LEASE
+    }
+}
+
+/// Whether `now` is the instance that was taken out, come back: its key, or its address in its service.
+pub fn is_return(taken: &Record, now: &Record) -> bool {
+    if now.key == taken.key {
+        return now.mod_revision > taken.mod_revision;
+    }
+    let address = |record: &Record| record.instance().and_then(|instance| instance.endpoints.first().cloned());
+    now.create_revision > taken.mod_revision
+        && now.service == taken.service
+        && now.source == taken.source
+        && address(now).is_some()
+        && address(now) == address(taken)
 }
 
 /// What the person is told before the click.
 pub fn sentence(layout: Layout, act: Act, has_lease: bool) -> &'static str {
-    if !has_lease {
-        return words::AFTER_PERMANENT.text();
-    }
     match (layout, act) {
+        (_, Act::Drain) if can_drain(layout) => words::AFTER_DRAIN.text(),
+        (_, Act::Drain) => words::CANNOT_DRAIN.text(),
+        (_, Act::Undrain) => words::AFTER_UNDRAIN.text(),
+        _ if !has_lease => words::AFTER_PERMANENT.text(),
         (Layout::Kratos, Act::Delete) => words::AFTER_KRATOS_DELETE.text(),
         (Layout::Kratos, Act::Revoke) => words::AFTER_KRATOS_REVOKE.text(),
         (Layout::GoMicro, Act::Delete) => words::AFTER_GO_MICRO_DELETE.text(),
@@ -67,6 +168,64 @@ mod tests {
             assert_eq!(sentence(layout, Act::Delete, false), words::AFTER_PERMANENT.text());
         }
         assert!(last_one(Layout::Kratos).is_some() && last_one(Layout::GoKit).is_none());
+    }
+
+    fn record(key: &str, lease: i64, revision: i64, metadata: &[(&str, &str)]) -> Record {
+        Record {
+            key: key.into(),
+            source: "/microservices/".into(),
+            layout: Layout::Kratos,
+            service: "pay".into(),
+            lease: rollcall_shared::LeaseId::from_etcd(lease),
+            create_revision: revision,
+            mod_revision: revision,
+            decoded: Decoded::Instance(ServiceInstance {
+                id: "1".into(),
+                name: "pay".into(),
+                version: "v1".into(),
+                metadata: metadata.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+                endpoints: vec!["http://10.0.0.1:80".into()],
+            }),
+            warning: None,
+        }
+    }
+
+    #[test]
+    fn draining_is_a_weight_of_0_and_undraining_what_was_before() {
+        let live = record("k", 7, 1, &[("zone", "a"), ("weight", "30")]);
+        assert!(!is_drained(&live));
+        let edit = weighed(live.instance().unwrap(), Some("0"));
+        let drained = edit.over(live.instance().unwrap());
+        assert_eq!(drained.metadata["weight"], "0");
+        assert_eq!(drained.metadata["zone"], "a");
+        let drained = Record { decoded: Decoded::Instance(drained), ..live.clone() };
+        assert!(is_drained(&drained));
+        assert!(!is_drained(&Record { layout: Layout::Kitex, ..drained.clone() }), "there it reads as 10");
+        let back = weighed(drained.instance().unwrap(), None).over(drained.instance().unwrap());
+        assert_eq!(back.metadata.get("weight"), None);
+    }
+
+    #[test]
+    fn what_changed_meanwhile_is_told_field_by_field() {
+        let was = record("k", 7, 1, &[("zone", "a"), ("weight", "30")]);
+        let is = record("k", 8, 5, &[("zone", "b"), ("new", "x")]);
+        let told: Vec<_> = changes(&was, &is).into_iter().map(|it| [it.field, it.was, it.is].join("|")).collect();
+        assert_eq!(told, ["weight|30|", "zone|a|b", "new||x", "Lease|0000000000000007|0000000000000008"]);
+        assert_eq!(changes(&was, &was), []);
+    }
+
+    #[test]
+    fn who_brought_it_back_is_told_by_its_key_and_lease() {
+        let taken = record("k/1", 7, 5, &[]);
+        for (now, word) in [
+            (record("k/1", 7, 9, &[]), Some(words::BACK_SAME_LEASE)),
+            (record("k/1", 8, 9, &[]), Some(words::BACK_NEW_LEASE)),
+            (record("k/2", 8, 9, &[]), Some(words::BACK_NEW_KEY)),
+            (record("k/1", 7, 5, &[]), None),
+            (record("k/2", 8, 4, &[]), None),
+        ] {
+            assert_eq!(is_return(&taken, &now).then(|| returned(&taken, &now)), word, "{now:?}");
+        }
     }
 
     #[test]

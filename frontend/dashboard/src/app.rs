@@ -1,20 +1,21 @@
-//! The app: what its parts share, where it stands, and its keys.
+//! The app: what its parts share, and where it stands.
 
-use std::{ops::Deref, sync::Arc};
+use std::{collections::BTreeSet, ops::Deref, sync::Arc};
 
 use leptos::{mount::mount_to_renderer, prelude::*};
-use rollcall_client::{Client, ClientError};
+use rollcall_client::Client;
 use rollcall_shared::{Record, api::UNDO_S};
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::spawn_local;
-use web_sys::{Element, Event, HtmlElement, KeyboardEvent, MouseEvent};
+use web_sys::{Element, Event, HtmlElement, MouseEvent};
 
 use crate::{
+    acts::Taken,
     browser,
     components::{
         activity::activity,
         announcer::announcer,
-        dialog::dialog,
+        dialog::{Ask, dialog},
         element::{El, el},
         later,
         services::service_list,
@@ -22,6 +23,8 @@ use crate::{
         toasts::toasts,
         top::{state, top_bar},
     },
+    draft::Draft,
+    keys,
     pages::{overview::overview, service::service_page},
     route::Address,
     search::Search,
@@ -36,6 +39,9 @@ const NARROW_PX: f64 = 700.0;
 /// How many notes are kept in sight at once.
 const TOASTS_MAX: usize = 3;
 
+/// How long a note stays that takes nothing back, in milliseconds.
+const TOAST_MS: f64 = 8_000.0;
+
 /// Something to be told in passing.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Toast {
@@ -43,10 +49,21 @@ pub struct Toast {
     pub number: u64,
     /// What happened.
     pub text: String,
-    /// What takes it back, and the instance's id.
-    pub undo: Option<(String, String)>,
+    /// What takes it back.
+    pub undo: Option<Undo>,
     /// When it goes.
     pub until_ms: f64,
+}
+
+/// What takes something back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Undo {
+    /// The server's tokens, one an act.
+    pub tokens: Vec<String>,
+    /// What it was done to, as a person calls it.
+    pub name: String,
+    /// Whether it puts back what was taken out.
+    pub puts_back: bool,
 }
 
 /// What the parts of the page share. A handle, as small as a handle can be: every listener and every effect holds one.
@@ -72,10 +89,18 @@ pub struct Shared {
     pub search: Memo<Search>,
     /// What the table is sorted by, and whether from the greatest to the least.
     pub sort: RwSignal<(Column, bool)>,
-    /// What the dialog would take out; it is open while there is something.
-    pub dialog: RwSignal<Option<Arc<Record>>>,
+    /// What the dialog asks; it is open while there is something.
+    pub dialog: RwSignal<Option<Ask>>,
     /// Whether the register form is open.
     pub form: RwSignal<bool>,
+    /// What was typed into it, while it is not done with.
+    pub draft: RwSignal<Option<Draft>>,
+    /// The key whose details are being edited.
+    pub editing: RwSignal<Option<String>>,
+    /// The keys of the rows that are selected.
+    pub selected: RwSignal<BTreeSet<String>>,
+    /// What was taken out by this page within the last minute, and might come back by itself.
+    pub taken: RwSignal<Vec<Taken>>,
     /// What is told in passing, newest first.
     pub toasts: RwSignal<Vec<Toast>>,
     /// Whether the window is shown as one column.
@@ -135,6 +160,10 @@ impl Ui {
             sort: RwSignal::new((Column::Key, false)),
             dialog: RwSignal::new(None),
             form: RwSignal::new(false),
+            draft: RwSignal::new(None),
+            editing: RwSignal::new(None),
+            selected: RwSignal::new(BTreeSet::new()),
+            taken: RwSignal::new(Vec::new()),
             toasts: RwSignal::new(Vec::new()),
             narrow: RwSignal::new(is_narrow()),
             resized: Trigger::new(),
@@ -155,7 +184,7 @@ impl Ui {
             ui.resized.notify();
         });
         window_event_listener_untyped("click", move |event| ui.follow_link(&event));
-        window_event_listener_untyped("keydown", move |event| ui.press(&event));
+        window_event_listener_untyped("keydown", move |event| later::press(ui, event));
         Effect::new(move |_| {
             let (column, descending) = ui.sort.get();
             let service = ui.address.with(|address| address.service.clone());
@@ -209,39 +238,54 @@ impl Ui {
         Address { key: Some(key.to_owned()), ..self.address.get_untracked() }
     }
 
-    /// Closes the sheet at the side.
-    pub fn close_sheet(self) {
+    /// Closes the sheet at the side, if one is open.
+    pub fn close_sheet(self) -> bool {
         if self.form.get_untracked() {
             self.form.set(false);
+        } else if self.editing.with_untracked(Option::is_some) {
+            self.editing.set(None);
         } else if self.address.with_untracked(|address| address.key.is_some()) {
             self.go(Address { key: None, ..self.address.get_untracked() });
+        } else {
+            return false;
         }
+        keys::keep_focus(self);
+        true
     }
 
-    /// Tells something in passing; `undo` is the token that takes it back, and the instance's id.
-    pub fn tell(self, text: String, undo: Option<(String, String)>) {
-        let now_ms = browser::now_ms();
+    /// Opens the form that edits what stands under a key.
+    pub fn edit(self, key: String) {
+        self.form.set(false);
+        self.go(self.details_of(&key));
+        self.editing.set(Some(key));
+    }
+
+    /// Asks whether an instance is to be taken out.
+    pub fn deregister(self, record: Arc<Record>) {
+        self.dialog.set(Some(Ask::Deregister(record)));
+    }
+
+    /// Tells something in passing, and gives the note's number.
+    pub fn tell(self, text: String, undo: Option<Undo>) -> u64 {
+        self.tell_instead(0, text, undo)
+    }
+
+    /// Tells something in the place of the note of that number, if it is still there.
+    pub fn tell_instead(self, number: u64, text: String, undo: Option<Undo>) -> u64 {
         #[expect(clippy::cast_precision_loss, reason = "it is a minute")]
-        let lasts_ms = if undo.is_some() { UNDO_S as f64 * 1_000.0 } else { 8_000.0 };
-        self.toasts.update(|toasts| {
-            let number = toasts.iter().map(|toast| toast.number).max().unwrap_or_default() + 1;
-            toasts.insert(0, Toast { number, text, undo, until_ms: now_ms + lasts_ms });
-            toasts.truncate(TOASTS_MAX);
-        });
-    }
-
-    /// Takes a deregistration back.
-    pub fn undo(self, toast: Toast) {
-        let Some((token, id)) = toast.undo else { return };
-        self.toasts.update(|toasts| toasts.retain(|other| other.number != toast.number));
-        let client = self.client();
-        spawn_local(async move {
-            let text = match client.undo(&token).await {
-                Ok(_) => words::put_back(&id),
-                Err(error) => error.to_string(),
-            };
-            self.tell(text, None);
-        });
+        let lasts_ms = if undo.is_some() { UNDO_S as f64 * 1_000.0 } else { TOAST_MS };
+        let mut toasts = self.toasts.get_untracked();
+        let next = toasts.iter().map(|toast| toast.number).max().unwrap_or_default() + 1;
+        let at = toasts.iter().position(|toast| toast.number == number);
+        // A note that says something else is another one, in the same place.
+        let toast = Toast { number: next, text, undo, until_ms: browser::now_ms() + lasts_ms };
+        match at {
+            Some(at) => toasts[at] = toast,
+            None => toasts.insert(0, toast),
+        }
+        toasts.truncate(TOASTS_MAX);
+        self.toasts.set(toasts);
+        next
     }
 
     /// Light or dark, from now on as chosen.
@@ -289,76 +333,6 @@ impl Ui {
             self.go(Address::parse(path.trim_start_matches("./"), query));
         }
     }
-
-    fn press(self, event: &Event) {
-        let Some(event) = event.dyn_ref::<KeyboardEvent>() else { return };
-        let target = event.target().and_then(|target| target.dyn_into::<Element>().ok());
-        let typing = target.as_ref().is_some_and(|target| target.matches("input, textarea, select").unwrap_or(false));
-        if self.dialog.with_untracked(Option::is_some) || event.ctrl_key() || event.meta_key() || event.alt_key() {
-            return;
-        }
-        match event.key().as_str() {
-            "Escape"
-                if typing && target.as_ref().is_some_and(|target| target.matches("[type=search]").unwrap_or(false)) =>
-            {
-                self.search_for(String::new());
-                browser::focus("#main");
-            }
-            "Escape" => self.close_sheet(),
-            _ if typing => return,
-            "/" => browser::focus("input[type=search]"),
-            "t" => Self::switch_theme(),
-            "r" => self.form.set(true),
-            "z" => {
-                let newest =
-                    self.toasts.with_untracked(|toasts| toasts.iter().find(|toast| toast.undo.is_some()).cloned());
-                if let Some(toast) = newest {
-                    self.undo(toast);
-                }
-            }
-            "j" => self.step(1),
-            "k" => self.step(-1),
-            "Enter" if target.is_none_or(|target| !target.matches("a, button").unwrap_or(false)) => {
-                if let Some(key) = self.at.get_untracked() {
-                    self.go(self.details_of(&key));
-                }
-            }
-            "d" => {
-                let key = self.address.with_untracked(|address| address.key.clone()).or(self.at.get_untracked());
-                let record = key.and_then(|key| self.store.read(|live| live.catalog().get(&key).cloned()));
-                if record.is_some() {
-                    self.dialog.set(record);
-                }
-            }
-            _ => return,
-        }
-        event.prevent_default();
-    }
-
-    /// Moves the keyboard's row among those of the table that is shown.
-    fn step(self, by: i32) {
-        let Ok(rows) = document().query_selector_all("[data-testid=instance]") else { return };
-        let row = |index: u32| rows.item(index).and_then(|row| row.dyn_into::<Element>().ok());
-        let key = |index: u32| row(index).and_then(|row| row.get_attribute("data-key"));
-        let at = self.at.get_untracked();
-        let here = (0..rows.length()).find(|index: &u32| key(*index) == at && at.is_some());
-        let next = match here {
-            Some(here) => here.saturating_add_signed(by).min(rows.length().saturating_sub(1)),
-            None => 0,
-        };
-        if let Some(row) = row(next) {
-            self.at.set(row.get_attribute("data-key"));
-            row.scroll_into_view_with_bool(false);
-        }
-    }
-}
-
-/// The words for an error, and whether nothing was changed.
-pub fn why(error: &ClientError) -> String {
-    match error {
-        ClientError::Problem(problem) if problem.status < 500 => problem.detail.clone(),
-        error => [&*error.to_string(), ". ", words::NOTHING_CHANGED.text()].concat(),
-    }
 }
 
 fn here() -> Address {
@@ -404,5 +378,6 @@ fn page(ui: Ui) -> El {
         .child(el("main").class("main").attr("id", "main").attr("tabindex", "-1").part(middle))
         .child(activity(ui))
         .child(sheet(ui));
-    el("div").child(frame).child(dialog(ui)).child(toasts(ui)).child(announcer(ui))
+    // The bar comes before the notes, so that they know to stand above it.
+    el("div").child(frame).child(dialog(ui)).child(later::hands(ui)).child(toasts(ui)).child(announcer(ui))
 }

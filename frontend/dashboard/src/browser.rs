@@ -140,15 +140,6 @@ pub fn focus(selector: &str) {
     }
 }
 
-/// Where what had the focus has gone, the middle of the page gets it, so that keys and screen readers go on from there.
-pub fn keep_focus() {
-    leptos::prelude::request_animation_frame(|| {
-        if document().active_element().is_none_or(|element| element.tag_name() == "BODY") {
-            focus("#main");
-        }
-    });
-}
-
 thread_local! {
     /// The last regular expression that was asked for, compiled; `None` where it is none.
     static EXPRESSION: RefCell<(String, Option<RegExp>)> = RefCell::default();

@@ -30,6 +30,8 @@ pub enum Field {
     Ttl,
     /// `keep_alive`
     KeepAlive,
+    /// `weight`, of the edit form: a metadata of that name.
+    Weight,
     /// None of them: the form as a whole.
     Form,
 }
@@ -38,6 +40,9 @@ impl Field {
     /// The field that a JSON pointer of the request means.
     pub fn of_pointer(pointer: &str) -> Self {
         let rest = pointer.strip_prefix("/instance").unwrap_or(pointer);
+        if rest == "/metadata/weight" {
+            return Self::Weight;
+        }
         match rest.trim_start_matches('/').split('/').next() {
             Some("layout") => Self::Layout,
             Some("name") => Self::Name,
@@ -64,7 +69,7 @@ pub fn default_prefix(layout: Layout) -> Option<&'static str> {
     }
 }
 
-/// What is typed, as text.
+/// What is typed into the register form, as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Draft {
     /// The layout chosen.
@@ -104,8 +109,11 @@ impl Draft {
     /// The request, or everything that is wrong with it. `prefix` is where the layout's keys stand, as far as known.
     pub fn request(&self, prefix: &KeyPrefix) -> Result<RegisterRequest, Vec<FieldError>> {
         let mut errors = Vec::new();
-        let endpoints: Vec<String> = self.endpoints.split(['\n', ',']).filter_map(typed).collect();
-        let metadata = self.metadata().unwrap_or_else(|error| {
+        let carries = self.layout.carries();
+        let endpoints = endpoints(&self.endpoints);
+        // What the layout has no place for is not offered; what was typed before another layout was chosen is kept aside.
+        let metadata = if carries.metadata { metadata(&self.metadata) } else { Ok(BTreeMap::new()) };
+        let metadata = metadata.unwrap_or_else(|error| {
             errors.push(error);
             BTreeMap::new()
         });
@@ -113,17 +121,15 @@ impl Draft {
             errors.push(error);
             None
         });
-        let id = typed(&self.id);
+        let id = typed(&self.id).filter(|_| !carries.id_is_address);
         let instance = ServiceInstance {
             id: id.clone().unwrap_or_else(|| self.layout.default_id(&endpoints, || "0".repeat(36))),
             name: self.name.trim().to_owned(),
-            version: self.version.trim().to_owned(),
+            version: if carries.version { self.version.trim().to_owned() } else { String::new() },
             metadata: metadata.clone(),
             endpoints: endpoints.clone(),
         };
-        if let Err(found) = self.layout.encode(prefix, &instance) {
-            errors.extend(found);
-        }
+        errors.extend(self.layout.check(prefix, &instance));
         if !errors.is_empty() {
             return Err(errors);
         }
@@ -136,19 +142,6 @@ impl Draft {
         })
     }
 
-    fn metadata(&self) -> Result<BTreeMap<String, String>, FieldError> {
-        let mut metadata = BTreeMap::new();
-        for line in self.metadata.lines().filter(|line| !line.trim().is_empty()) {
-            match line.split_once('=') {
-                Some((key, value)) if !key.trim().is_empty() => {
-                    metadata.insert(key.trim().to_owned(), value.trim().to_owned());
-                }
-                _ => return Err(FieldError::new("/instance/metadata", words::METADATA_LINE.text())),
-            }
-        }
-        Ok(metadata)
-    }
-
     fn ttl_s(&self) -> Result<Option<i64>, FieldError> {
         match self.ttl_s.trim() {
             "" | "permanent" => Ok(None),
@@ -158,6 +151,25 @@ impl Draft {
             },
         }
     }
+}
+
+/// Endpoints as they are typed: one a line, or parted by commas.
+pub fn endpoints(text: &str) -> Vec<String> {
+    text.split(['\n', ',']).filter_map(typed).collect()
+}
+
+/// Metadata as it is typed: `key=value`, one a line.
+pub fn metadata(text: &str) -> Result<BTreeMap<String, String>, FieldError> {
+    let mut metadata = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
+        match line.split_once('=') {
+            Some((key, value)) if !key.trim().is_empty() => {
+                metadata.insert(key.trim().to_owned(), value.trim().to_owned());
+            }
+            _ => return Err(FieldError::new("/instance/metadata", words::METADATA_LINE.text())),
+        }
+    }
+    Ok(metadata)
 }
 
 fn typed(text: &str) -> Option<String> {
@@ -204,16 +216,22 @@ mod tests {
             (Draft { name: "a/b".into(), ..draft() }, Field::Name),
             (Draft { id: "a/b".into(), ..draft() }, Field::Id),
             (Draft { endpoints: "10.0.0.1:8000".into(), ..draft() }, Field::Endpoints),
-            (
-                Draft { layout: Layout::Kitex, version: "1".into(), endpoints: "10.0.0.1:8000".into(), ..draft() },
-                Field::Version,
-            ),
         ];
         for (draft, field) in cases {
             assert_eq!(wrong(&draft), [field], "{draft:?}");
         }
         assert_eq!(Field::of_pointer("/instance/endpoints/1"), Field::Endpoints);
         assert_eq!(Field::of_pointer("/elsewhere"), Field::Form);
+    }
+
+    #[test]
+    fn what_a_layout_has_no_place_for_is_not_sent() {
+        let full = Draft { id: "x".into(), version: "1".into(), metadata: "a=b".into(), ..draft() };
+        let full = Draft { endpoints: "10.0.0.1:8000".into(), ..full };
+        let kitex = Draft { layout: Layout::Kitex, ..full.clone() }.request(&prefix()).unwrap().instance;
+        assert_eq!((kitex.id, &*kitex.version, kitex.metadata.len()), (None, "", 1));
+        let zero = Draft { layout: Layout::GoZero, ..full }.request(&prefix()).unwrap().instance;
+        assert_eq!((zero.id.as_deref(), &*zero.version, zero.metadata.len()), (Some("x"), "", 0));
     }
 
     #[test]

@@ -5,20 +5,27 @@
 pub mod aftermath;
 pub mod difference;
 pub mod draft;
+pub mod edit;
 pub mod lease;
 pub mod live;
+pub mod palette;
 pub mod route;
 pub mod search;
+pub mod select;
 pub mod view;
 pub mod window;
 pub mod words;
 
+#[cfg(target_arch = "wasm32")]
+mod acts;
 #[cfg(target_arch = "wasm32")]
 mod app;
 #[cfg(target_arch = "wasm32")]
 mod browser;
 #[cfg(target_arch = "wasm32")]
 mod components;
+#[cfg(target_arch = "wasm32")]
+mod keys;
 #[cfg(target_arch = "wasm32")]
 mod pages;
 #[cfg(target_arch = "wasm32")]

@@ -1,71 +1,160 @@
-//! The register form: checked as it is typed, by the very rules that the server checks it by.
+//! The register form, and the field that every form is made of: checked as it is typed, by the very rules that the
+//! server checks it by.
+
+use std::rc::Rc;
 
 use leptos::prelude::*;
-use rollcall_shared::{FieldError, KeyPrefix, Layout, api::KeepAlive};
+use rollcall_shared::{
+    FieldError, KeyPrefix, Layout,
+    api::{KeepAlive, RegisterRequest},
+};
 use wasm_bindgen_futures::spawn_local;
+use web_sys::Event;
 
 use super::{
     element::{El, button, el, said},
     sheet::framed,
 };
 use crate::{
-    app::{Ui, why},
+    acts::why,
+    app::Ui,
     browser,
     draft::{Draft, Field, default_prefix},
     route::Address,
-    words,
+    words::{self, Word},
 };
+
+/// A field of a form, with its label, and beside it what is wrong with it.
+pub struct Line {
+    /// Its name in the form.
+    pub name: &'static str,
+    /// What it is called.
+    pub label: Word,
+    /// Whether it takes several lines.
+    pub is_long: bool,
+    /// What is typed.
+    pub value: Box<dyn Fn() -> String>,
+    /// What is wrong with it.
+    pub error: Rc<dyn Fn() -> Option<String>>,
+    /// What is said where nothing is wrong.
+    pub hint: Box<dyn Fn() -> &'static str>,
+    /// Takes in what is typed.
+    pub input: Box<dyn Fn(String)>,
+}
+
+impl Line {
+    /// It, drawn.
+    #[inline(never)]
+    pub fn drawn(self) -> El {
+        let Self { name, label, is_long, value, error, hint, input } = self;
+        let control = if is_long {
+            el("textarea").attr("rows", "2")
+        } else {
+            let mode = if matches!(name, "ttl_s" | "weight") { "numeric" } else { "text" };
+            el("input").attr("type", "text").attr("inputmode", mode).attr("autocomplete", "off")
+        };
+        let why = ["why-", name].concat();
+        let wrong = Rc::clone(&error);
+        let control = control
+            .attr("spellcheck", "false")
+            .attr("aria-describedby", &why)
+            .value_of(value)
+            .attr_of("aria-invalid", move || wrong().map(|_| "true".to_owned()))
+            .on("input", move |event| input(event_target_value(&event)));
+        let wrong = Rc::clone(&error);
+        let class = move || Some(if wrong().is_some() { "error" } else { "quiet" }.to_owned());
+        let message = move || error().unwrap_or_else(|| hint().to_owned());
+        let message = el("p").attr("id", &why).attr_of("class", class).text_of(message);
+        labelled(name, label, control).child(message)
+    }
+}
+
+/// A control with its label.
+pub fn labelled(name: &str, label: Word, control: El) -> El {
+    let id = ["field-", name].concat();
+    let label = said("label", "", label.text()).attr("for", &id);
+    el("div").class("field").child(label).child(control.attr("id", &id).attr("name", name))
+}
+
+/// The first error that stands at a field.
+pub fn error_at(errors: &[FieldError], field: Field) -> Option<String> {
+    errors.iter().find(|error| Field::of_pointer(&error.pointer) == field).map(|error| error.detail.clone())
+}
+
+/// Puts the focus on the first field that something is wrong with, once that is shown.
+pub fn focus_first_wrong() {
+    request_animation_frame(|| browser::focus("form [aria-invalid=true]"));
+}
+
+/// What the register form is at.
+#[derive(Clone)]
+struct State {
+    draft: Draft,
+    /// What the server found wrong.
+    refused: Vec<FieldError>,
+    /// What nobody has touched yet is not called wrong.
+    touched: Vec<Field>,
+    all_touched: bool,
+    working: bool,
+}
+
+impl State {
+    fn request(&self, ui: Ui) -> Result<RegisterRequest, Vec<FieldError>> {
+        let layout = self.draft.layout;
+        let known = ui.store.read(|live| live.source_of(layout));
+        match KeyPrefix::new(known.as_deref().or(default_prefix(layout)).unwrap_or("services/")) {
+            Ok(prefix) => self.draft.request(&prefix),
+            Err(error) => Err(vec![FieldError::new("", error.to_string())]),
+        }
+    }
+
+    fn error(&self, ui: Ui, field: Field) -> Option<String> {
+        let is_shown = self.all_touched || self.touched.contains(&field);
+        let own = is_shown.then(|| self.request(ui).err()).flatten().and_then(|errors| error_at(&errors, field));
+        own.or_else(|| error_at(&self.refused, field))
+    }
+
+    fn touch(&mut self, field: Field) {
+        self.refused.retain(|error| Field::of_pointer(&error.pointer) != field);
+        if !self.touched.contains(&field) {
+            self.touched.push(field);
+        }
+    }
+}
 
 /// The form, in the sheet at the side.
 pub fn register_form(ui: Ui) -> El {
-    let draft = RwSignal::new(Draft { layout: preset(ui), ..Draft::default() });
-    let prefix = move |layout: Layout| {
-        let known = ui.store.read(|live| live.source_of(layout));
-        KeyPrefix::new(known.as_deref().or(default_prefix(layout)).unwrap_or("services/"))
-    };
-    let refused = RwSignal::new(Vec::<FieldError>::new());
-    // What nobody has touched yet is not called wrong.
-    let touched = RwSignal::new(Vec::<Field>::new());
-    let all = RwSignal::new(false);
-    let working = RwSignal::new(false);
-    let read = Memo::new(move |_| {
-        draft.with(|draft| match prefix(draft.layout) {
-            Ok(prefix) => draft.request(&prefix),
-            Err(error) => Err(vec![FieldError::new("", error.to_string())]),
-        })
-    });
-    let error = move |field: Field| {
-        let shown = all.get() || touched.with(|touched| touched.contains(&field));
-        let here = |errors: &[FieldError]| {
-            errors.iter().find(|error| Field::of_pointer(&error.pointer) == field).map(|error| error.detail.clone())
-        };
-        let own = read.with(|read| read.as_ref().err().and_then(|errors| here(errors))).filter(|_| shown);
-        own.or_else(|| refused.with(|refused| here(refused)))
-    };
+    let fresh = Draft { layout: preset(ui), ..Draft::default() };
+    let kept = ui.draft.get_untracked();
+    let was_kept = kept.is_some();
+    let draft = kept.unwrap_or_else(|| fresh.clone());
+    let chosen = draft.layout;
+    let state =
+        RwSignal::new(State { draft, refused: Vec::new(), touched: Vec::new(), all_touched: false, working: false });
     let change = move |field: Field, apply: &dyn Fn(&mut Draft)| {
-        draft.update(apply);
-        refused.update(|refused| refused.retain(|error| Field::of_pointer(&error.pointer) != field));
-        touched.update(|touched| {
-            if !touched.contains(&field) {
-                touched.push(field);
-            }
+        state.update(|state| {
+            apply(&mut state.draft);
+            state.touch(field);
         });
+        ui.draft.set(Some(state.with_untracked(|state| state.draft.clone())));
     };
-    let submit = move |event: web_sys::Event| {
+    let submit = move |event: Event| {
         event.prevent_default();
-        all.set(true);
-        let Ok(request) = read.get_untracked() else {
-            browser::focus("form [aria-invalid=true]");
+        state.update(|state| state.all_touched = true);
+        let Ok(request) = state.with_untracked(|state| state.request(ui)) else { return focus_first_wrong() };
+        if state.with_untracked(|state| state.working) {
             return;
-        };
-        working.set(true);
-        refused.set(Vec::new());
+        }
+        state.update(|state| {
+            state.working = true;
+            state.refused.clear();
+        });
         spawn_local(async move {
-            let answer = ui.client().register(&request).await;
-            working.try_set(false);
-            match answer {
+            match ui.client().register(&request).await {
                 Ok(answer) => {
+                    ui.draft.set(None);
                     ui.form.set(false);
+                    ui.at.set(Some(answer.record.key.clone()));
                     ui.go(Address::service(&answer.record.service));
                 }
                 Err(error) => {
@@ -73,86 +162,111 @@ pub fn register_form(ui: Ui) -> El {
                         Some(problem) if !problem.errors.is_empty() => problem.errors.clone(),
                         _ => vec![FieldError::new("", why(&error))],
                     };
-                    refused.try_set(errors);
+                    state.try_update(|state| {
+                        state.working = false;
+                        state.refused = errors;
+                    });
+                    focus_first_wrong();
                 }
             }
         });
     };
-    let line = move |field: Field, name: &'static str, label: &str, hint: fn(Layout) -> &'static str| {
-        let is_wrong = Memo::new(move |_| error(field).is_some());
-        let input = move |event: web_sys::Event| {
-            let typed = event_target_value(&event);
-            change(field, &|draft| typed.clone_into(slot_mut(draft, field)));
+    let layout = move || state.with(|state| state.draft.layout);
+    let line = move |field: Field, name: &'static str, label: Word, hint: fn(Layout) -> &'static str| {
+        let line = Line {
+            name,
+            label,
+            is_long: matches!(field, Field::Endpoints | Field::Metadata),
+            value: Box::new(move || state.with(|state| slot(&state.draft, field).to_owned())),
+            error: Rc::new(move || state.with(|state| state.error(ui, field))),
+            hint: Box::new(move || hint(layout())),
+            input: Box::new(move |typed| change(field, &|draft| slot_mut(draft, field).clone_from(&typed))),
         };
-        let is_long = matches!(field, Field::Endpoints | Field::Metadata);
-        let control = if is_long {
-            el("textarea").attr("rows", "2")
-        } else {
-            let mode = if field == Field::Ttl { "numeric" } else { "text" };
-            el("input").attr("type", "text").attr("inputmode", mode).attr("autocomplete", "off")
-        };
-        let control = control
-            .attr("spellcheck", "false")
-            .value_of(move || draft.with(|draft| slot(draft, field).to_owned()))
-            .attr_of("aria-invalid", move || is_wrong.get().then(|| "true".to_owned()))
-            .on("input", input);
-        let message = move || error(field).unwrap_or_else(|| hint(draft.with(|draft| draft.layout)).to_owned());
-        let class = move || Some(if is_wrong.get() { "error" } else { "quiet" }.to_owned());
-        labelled(name, label, control).child(el("p").attr_of("class", class).text_of(message))
+        // What the layout has no place for is not offered.
+        line.drawn().flag("hidden", move || !offers(layout(), field) || is_needless(&state, field))
     };
-    let choose = move |event: web_sys::Event| {
+    let choose = move |event: Event| {
         if let Ok(layout) = event_target_value(&event).parse() {
             change(Field::Layout, &|draft| draft.layout = layout);
         }
     };
-    let renew = move |event: web_sys::Event| {
+    let renew = move |event: Event| {
         let by = if event_target_value(&event) == "caller" { KeepAlive::Caller } else { KeepAlive::Server };
         change(Field::KeepAlive, &|draft| draft.keep_alive = by);
     };
-    let of_form = move || error(Field::Form).or_else(|| error(Field::Layout)).unwrap_or_default();
+    let of_form = move || {
+        let at = |field| state.with(|state| state.error(ui, field));
+        at(Field::Form).or_else(|| at(Field::Layout)).or_else(|| at(Field::KeepAlive)).unwrap_or_default()
+    };
     let endpoints_hint = |layout| match layout {
         Layout::Kratos => words::URLS_HINT.text(),
         Layout::GoKit => words::URL_OR_ADDRESS_HINT.text(),
         _ => words::ADDRESS_HINT.text(),
     };
     let option = |value: &str, name: &str| said("option", "", name).attr("value", value);
-    let chosen = draft.with_untracked(|draft| draft.layout);
     let layouts = Layout::ALL.into_iter().map(|layout| {
         let selected = (layout == chosen).then_some("");
         option(layout.as_str(), words::layout(layout)).attr_if("selected", selected)
     });
-    let layout = el("select").on("change", choose).children(layouts);
+    let layout_choice = el("select").on("change", choose).children(layouts);
+    let by_caller = state.with_untracked(|state| state.draft.keep_alive == KeepAlive::Caller);
     let keep_alive = el("select")
         .on("change", renew)
         .child(option("server", words::KEEP_ALIVE_SERVER.text()))
-        .child(option("caller", words::KEEP_ALIVE_CALLER.text()));
-    let submit_button = said("button", "primary", words::REGISTER.text())
+        .child(option("caller", words::KEEP_ALIVE_CALLER.text()).attr_if("selected", by_caller.then_some("")));
+    let keep_alive = labelled("keep_alive", words::KEEP_ALIVE, keep_alive)
+        .flag("hidden", move || is_needless(&state, Field::KeepAlive));
+    let is_working = move || state.with(|state| state.working);
+    let submit_button = el("button")
+        .class("primary")
         .attr("type", "submit")
         .attr("data-testid", "submit")
-        .flag("disabled", move || working.get());
-    let cancel = button("", words::CANCEL.text(), move |_| ui.close_sheet());
+        .flag("disabled", is_working)
+        .text_of(move || if is_working() { words::WORKING.text() } else { words::REGISTER.text() }.to_owned());
+    let cancel = button("", words::CANCEL.text(), move |_| _ = ui.close_sheet());
+    let start_over = move |_| {
+        ui.draft.set(None);
+        // Drawn anew, from nothing.
+        ui.form.notify();
+    };
+    let kept = was_kept.then(|| kept_note(start_over));
     let form = el("form")
         .class("register")
         .attr("novalidate", "")
         .on("submit", submit)
-        .child(labelled("layout", words::LAYOUT.text(), layout))
-        .child(line(Field::Name, "name", words::NAME_LABEL.text(), |_| ""))
-        .child(line(Field::Endpoints, "endpoints", words::ENDPOINTS.text(), endpoints_hint))
-        .child(line(Field::Id, "id", words::ID.text(), |_| words::ID_HINT.text()))
-        .child(line(Field::Version, "version", words::VERSION.text(), |_| ""))
-        .child(line(Field::Metadata, "metadata", words::METADATA.text(), |_| words::METADATA_HINT.text()))
-        .child(line(Field::Ttl, "ttl_s", words::TTL.text(), |_| words::TTL_HINT.text()))
-        .child(labelled("keep_alive", words::KEEP_ALIVE.text(), keep_alive))
+        .children(kept)
+        .child(labelled("layout", words::LAYOUT, layout_choice))
+        .child(line(Field::Name, "name", words::NAME_LABEL, |_| ""))
+        .child(line(Field::Endpoints, "endpoints", words::ENDPOINTS, endpoints_hint))
+        .child(line(Field::Id, "id", words::ID, |_| words::ID_HINT.text()))
+        .child(line(Field::Version, "version", words::VERSION, |_| ""))
+        .child(line(Field::Metadata, "metadata", words::METADATA, |_| words::METADATA_HINT.text()))
+        .child(line(Field::Ttl, "ttl_s", words::TTL, |_| words::TTL_HINT.text()))
+        .child(keep_alive)
         .child(el("p").class("error").attr("role", "alert").text_of(of_form))
         .child(el("footer").child(cancel).child(submit_button));
     queue_microtask(|| browser::focus("form [name=name]"));
     framed(ui, words::REGISTER_TITLE.text(), said("h2", "", words::REGISTER_TITLE.text())).child(form)
 }
 
-fn labelled(name: &str, label: &str, control: El) -> El {
-    let id = ["field-", name].concat();
-    let label = said("label", "", label).attr("for", &id);
-    el("div").class("field").child(label).child(control.attr("id", &id).attr("name", name))
+/// Says that what was typed before is still there, and lets one begin anew.
+pub fn kept_note(start_over: impl FnMut(Event) + 'static) -> El {
+    said("p", "kept quiet", words::DRAFT_KEPT.text()).text(" ").child(button("", words::DISCARD.text(), start_over))
+}
+
+fn offers(layout: Layout, field: Field) -> bool {
+    let carries = layout.carries();
+    match field {
+        Field::Version => carries.version,
+        Field::Metadata => carries.metadata,
+        Field::Id => !carries.id_is_address,
+        _ => true,
+    }
+}
+
+/// Nobody renews a permanent key.
+fn is_needless(state: &RwSignal<State>, field: Field) -> bool {
+    field == Field::KeepAlive && state.with(|state| state.draft.ttl_s.trim().is_empty())
 }
 
 /// The layout to begin with: kratos where it is watched, else one that is.

@@ -6,14 +6,22 @@
 
 #![expect(clippy::unnecessary_wraps, reason = "that it may fail to come is for the attribute to say")]
 
-use std::{sync::Arc, time::Duration};
+use std::{cell::RefCell, time::Duration};
 
 use leptos::{prelude::*, wasm_split::SplitLoaderError};
-use rollcall_shared::Record;
 use wasm_bindgen_futures::spawn_local;
+use web_sys::Event;
 
-use super::{dialog::question, element::El, empty::first_steps, form::register_form, sheet::details};
-use crate::{app::Ui, words};
+use super::{
+    batch::selection_bar,
+    dialog::{Ask, asked},
+    edit::edit_form,
+    element::{El, el},
+    empty::first_steps,
+    form::register_form,
+    sheet::details,
+};
+use crate::{acts, app::Ui, keys, words};
 
 /// How long the first rows have the line and the processor for themselves.
 const QUIET: Duration = Duration::from_secs(1);
@@ -21,14 +29,27 @@ const QUIET: Duration = Duration::from_secs(1);
 /// What is drawn by the part of the program that comes later.
 #[derive(Debug)]
 pub enum Later {
-    /// The question before an instance is taken out.
-    Dialog(Arc<Record>),
+    /// The dialog.
+    Dialog(Ask),
     /// Everything about one key.
     Details(String),
+    /// The form that edits what stands under a key, or everything about it where that cannot be edited.
+    Edit(String),
     /// The register form.
     Form,
     /// What stands where nothing is registered yet.
     FirstSteps,
+    /// What stands as long as the page does: the bar of what is selected, and what watches over acts and the focus.
+    Hands,
+    /// Nothing: a key was pressed.
+    Press(Event),
+    /// Nothing: the note of this number is taken back.
+    Undo(u64),
+}
+
+thread_local! {
+    /// The keys that were pressed before the part that knows them stood.
+    static PRESSED: RefCell<Vec<Event>> = const { RefCell::new(Vec::new()) };
 }
 
 #[cfg_attr(
@@ -37,11 +58,53 @@ pub enum Later {
 )]
 fn draw_now(ui: Ui, what: Later) -> Result<El, SplitLoaderError> {
     Ok(match what {
-        Later::Dialog(record) => question(ui, record),
+        Later::Dialog(ask) => asked(ui, ask),
         Later::Details(key) => details(ui, &key),
+        Later::Edit(key) => edit_form(ui, &key).unwrap_or_else(|| details(ui, &key)),
         Later::Form => register_form(ui),
         Later::FirstSteps => first_steps(ui),
+        Later::Hands => {
+            keys::keep_place(ui);
+            acts::watch_for_returns(ui);
+            for event in PRESSED.take() {
+                keys::press(ui, &event);
+            }
+            selection_bar(ui)
+        }
+        Later::Press(event) => {
+            keys::press(ui, &event);
+            el("i")
+        }
+        Later::Undo(number) => {
+            acts::undo(ui, number);
+            el("i")
+        }
     })
+}
+
+/// What stands as long as the page does, once it can.
+pub fn hands(ui: Ui) -> El {
+    el("div").part(move || {
+        if !ui.later.get() {
+            return Vec::new();
+        }
+        drawn(ui, Later::Hands).into_iter().collect()
+    })
+}
+
+/// A key was pressed somewhere on the page.
+pub fn press(ui: Ui, event: Event) {
+    if ui.later.get_untracked() {
+        drop(drawn(ui, Later::Press(event)));
+    } else {
+        PRESSED.with_borrow_mut(|pressed| pressed.push(event));
+        fetch(ui, false);
+    }
+}
+
+/// Takes back what the note of this number tells of.
+pub fn undo(ui: Ui, number: u64) {
+    drop(drawn(ui, Later::Undo(number)));
 }
 
 /// Draws it, or nothing while the part that can is on its way: whoever asks is drawn anew when it stands.
@@ -66,7 +129,9 @@ fn fetch(ui: Ui, is_wanted: bool) {
             Ok(()) => ui.later.set(true),
             // It is tried again when it is wanted.
             Err(_) if !is_wanted => {}
-            Err(_) => ui.tell(words::NOT_LOADED.text().to_owned(), None),
+            Err(_) => {
+                ui.tell(words::NOT_LOADED.text().to_owned(), None);
+            }
         }
     });
 }

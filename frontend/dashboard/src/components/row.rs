@@ -6,7 +6,10 @@ use leptos::{prelude::*, reactive::graph::untrack};
 use rollcall_shared::{Decoded, Record};
 use wasm_bindgen::JsCast;
 
-use super::element::{El, button, el, link, said};
+use super::{
+    batch::pick_box,
+    element::{El, button, el, link, said},
+};
 use crate::{
     app::Ui,
     browser,
@@ -56,6 +59,9 @@ pub fn instance_row(ui: Ui, record: Arc<Record>, of_all: bool) -> El {
     };
     let here = Arc::clone(&key);
     let open = move |event: web_sys::Event| {
+        if ui.selects(&event, &here) {
+            return;
+        }
         let target = event.target().and_then(|target| target.dyn_into::<web_sys::Element>().ok());
         let on_control = target.is_some_and(|target| target.closest("a, button").ok().flatten().is_some());
         if !on_control {
@@ -69,7 +75,10 @@ pub fn instance_row(ui: Ui, record: Arc<Record>, of_all: bool) -> El {
     };
     let here = Arc::clone(&key);
     let is_at = move || ui.at.with(|at| at.as_deref() == Some(&*here));
-    let state_cell = el("td").class("c-state").child(el("span").class("dot")).text_of(move || state_word().to_owned());
+    let box_name = untrack(record);
+    let pick = pick_box(ui, &key, short_id(&box_name));
+    let state_cell =
+        el("td").class("c-state").child(pick).child(el("span").class("dot")).text_of(move || state_word().to_owned());
     let id = el("a").attr_of("href", href).attr("title", &key).text_of(move || short_id(&record()).to_owned());
     let service = of_all.then(|| {
         let name = untrack(record).service.clone();
@@ -77,7 +86,9 @@ pub fn instance_row(ui: Ui, record: Arc<Record>, of_all: bool) -> El {
     });
     let act = move || {
         let ask = move |_| {
-            ui.dialog.set(drawn.with_untracked(|row| row.as_ref().map(|row| Arc::clone(&row.record))));
+            if let Some(row) = drawn.get_untracked() {
+                ui.deregister(row.record);
+            }
         };
         if is_gone.get() { Vec::new() } else { vec![button("act", words::DEREGISTER.text(), ask)] }
     };

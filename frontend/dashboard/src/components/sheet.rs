@@ -1,9 +1,9 @@
-//! The sheet at the side: an instance's details, or the register form.
+//! The sheet at the side: an instance's details, or a form.
 
 use std::sync::Arc;
 
 use leptos::prelude::*;
-use rollcall_shared::{Decoded, LeaseId};
+use rollcall_shared::{Decoded, LeaseId, Record};
 use wasm_bindgen_futures::spawn_local;
 
 use super::{
@@ -13,7 +13,9 @@ use super::{
     row::{copy_address, short_id},
 };
 use crate::{
-    app::{Ui, why},
+    acts::{self, why},
+    aftermath,
+    app::Ui,
     live::Row,
     search::RowState,
     words,
@@ -30,16 +32,19 @@ pub fn sheet(ui: Ui) -> El {
     let key = Memo::new(move |_| ui.address.with(|address| address.key.clone()));
     el("div").part(move || {
         if ui.form.get() {
-            later::draw(ui, Later::Form).into_iter().collect()
-        } else {
-            key.get().and_then(|key| later::draw(ui, Later::Details(key))).into_iter().collect()
+            return later::draw(ui, Later::Form).into_iter().collect();
         }
+        let Some(key) = key.get() else { return Vec::new() };
+        // Another place may have been gone to meanwhile.
+        let is_edited = ui.editing.with(|editing| editing.as_ref() == Some(&key));
+        let what = if is_edited { Later::Edit(key) } else { Later::Details(key) };
+        later::draw(ui, what).into_iter().collect()
     })
 }
 
 /// A sheet with its heading and the button that closes it.
 pub fn framed(ui: Ui, label: &str, heading: El) -> El {
-    let close = button("close", "×", move |_| ui.close_sheet()).attr("aria-label", words::CLOSE.text());
+    let close = button("close", "×", move |_| _ = ui.close_sheet()).attr("aria-label", words::CLOSE.text());
     el("section").class("sheet").attr("aria-label", label).child(el("header").child(heading).child(close))
 }
 
@@ -113,16 +118,36 @@ fn facts(ui: Ui, row: &Row) -> Vec<El> {
     let (created, changed) = (record.create_revision.to_string(), record.mod_revision.to_string());
     let revisions = [words::CREATED.text(), " ", &created, ", ", words::LAST_CHANGED.text(), " ", &changed].concat();
     fact(words::REVISIONS.text(), plain(&revisions));
-    let mut parts = vec![list];
+    let mut parts = Vec::new();
+    if !is_gone {
+        parts.push(what_to_do(ui, record));
+    }
+    parts.push(list);
     if !is_gone {
         parts.extend(record.lease.map(|lease| other_keys(ui, lease, record.key.clone())));
         parts.push(said("h3", "", words::RAW.text()));
         parts.push(raw_value(ui, record.key.clone()));
-        let record = Arc::clone(record);
-        let ask = move |_| ui.dialog.set(Some(Arc::clone(&record)));
-        parts.push(el("p").class("acts").child(button("danger", words::DEREGISTER.text(), ask)));
     }
     parts
+}
+
+/// What one may do with it.
+fn what_to_do(ui: Ui, record: &Arc<Record>) -> El {
+    let (asked, weighed, key) = (Arc::clone(record), Arc::clone(record), record.key.clone());
+    let is_drained = aftermath::is_drained(record);
+    let edits = record.instance().is_some();
+    let drain = (edits && aftermath::can_drain(record.layout)).then(|| {
+        let (name, id) = if is_drained { (words::UNDRAIN, "undrain") } else { (words::DRAIN, "drain") };
+        button("", name.text(), move |_| acts::weigh(ui, Arc::clone(&weighed))).attr("data-testid", id)
+    });
+    let edit = edits.then(|| button("", words::EDIT.text(), move |_| ui.edit(key.clone())).attr("data-testid", "edit"));
+    let drained = is_drained.then(|| said("span", "quiet", words::IS_DRAINED.text()));
+    el("div")
+        .class("acts")
+        .children(edit)
+        .children(drain)
+        .child(button("danger", words::DEREGISTER.text(), move |_| ui.deregister(Arc::clone(&asked))))
+        .children(drained)
 }
 
 /// The value byte for byte, as etcd has it now.

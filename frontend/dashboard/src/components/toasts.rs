@@ -2,7 +2,10 @@
 
 use leptos::prelude::*;
 
-use super::element::{El, button, el, said};
+use super::{
+    element::{El, button, el, said},
+    later,
+};
 use crate::{
     app::{Toast, Ui},
     words,
@@ -29,11 +32,13 @@ fn note(ui: Ui, toast: &Toast) -> El {
     let close = move |_| ui.toasts.update(|toasts| toasts.retain(|other| other.number != number));
     let mut note = el("div").class("toast").child(said("span", "", &toast.text));
     if toast.undo.is_some() {
-        let toast = toast.clone();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is not negative")]
         let left = move || words::about(((until_ms - ui.store.now_ms.get()) / 1_000.0).max(0.0) as u64);
-        let undo = button("", words::UNDO.text(), move |_| ui.undo(toast.clone())).attr("data-testid", "undo");
-        note = note.child(el("span").class("count").text_of(left)).child(undo);
+        let undo = button("", words::UNDO.text(), move |_| later::undo(ui, number))
+            .attr("data-testid", "undo")
+            .attr("aria-keyshortcuts", "z");
+        let seconds = el("span").class("count").attr("aria-live", "off").text_of(left);
+        note = note.child(seconds).child(undo.child(said("kbd", "", "z")));
     }
     note.child(button("close", "×", close).attr("aria-label", words::CLOSE.text()))
 }

@@ -1,0 +1,267 @@
+//! Doing something: what is sent, what is told afterwards, how it is taken back, and what comes back by itself.
+//!
+//! Every write of the page but a registration goes through [`send`]. Must not know: how it was asked for.
+
+use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
+
+use leptos::prelude::*;
+use rollcall_client::ClientError;
+use rollcall_shared::{
+    FieldError, Record, Revision, ServiceInstance,
+    api::{self, ActAnswer, ActResult, InstanceEdit, UNDO_S},
+};
+use wasm_bindgen_futures::spawn_local;
+
+use crate::{
+    aftermath::{self, Act, WEIGHT},
+    app::{Ui, Undo},
+    browser,
+    components::row::short_id,
+    words,
+};
+
+/// How many acts go out in one request: few enough that the answers come row by row.
+pub const CHUNK_ACTS: usize = 20;
+
+/// An instance that this page took out, and that may come back by itself.
+#[derive(Debug, Clone)]
+pub struct Taken {
+    record: Arc<Record>,
+    until_ms: f64,
+    note: u64,
+}
+
+/// Why something was not done.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    /// In words.
+    pub text: String,
+    /// The HTTP status; 0 where there was no answer.
+    pub status: u16,
+    /// What is wrong with which field.
+    pub errors: Vec<FieldError>,
+    /// The record as it stands now, where it changed meanwhile.
+    pub now: Option<Arc<Record>>,
+}
+
+thread_local! {
+    /// The weights that instances had before this page drained them, by key.
+    static WEIGHTS: RefCell<BTreeMap<String, Option<String>>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// The words for an error, and whether nothing was changed.
+pub fn why(error: &ClientError) -> String {
+    match error {
+        ClientError::Problem(problem) if problem.status < 500 => problem.detail.clone(),
+        error => [&*error.to_string(), ". ", words::NOTHING_CHANGED.text()].concat(),
+    }
+}
+
+/// What the server is asked for. `keys` is the number of keys that the lease was shown to hold.
+pub fn request(act: Act, record: &Record, keys: usize) -> api::Act {
+    let (key, mod_revision) = (record.key.clone(), record.mod_revision);
+    match (act, record.lease, record.instance()) {
+        (Act::Revoke, Some(lease), _) => api::Act::Revoke { lease, keys },
+        (Act::Drain, _, Some(instance)) => edit(key, mod_revision, aftermath::weighed(instance, Some("0"))),
+        (Act::Undrain, _, Some(instance)) => edit(key, mod_revision, undrained(&record.key, instance)),
+        _ => api::Act::Deregister { key, mod_revision },
+    }
+}
+
+fn edit(key: String, mod_revision: Revision, instance: InstanceEdit) -> api::Act {
+    api::Act::Edit { key, mod_revision, instance }
+}
+
+fn undrained(key: &str, instance: &ServiceInstance) -> InstanceEdit {
+    let before = WEIGHTS.with_borrow(|weights| weights.get(key).cloned().flatten());
+    aftermath::weighed(instance, before.as_deref())
+}
+
+/// Sends acts, few enough for one request, and says what became of each.
+pub async fn send(ui: Ui, acts: Vec<api::Act>) -> Vec<Result<ActAnswer, Refused>> {
+    let refused = |error: ClientError| {
+        let text = why(&error);
+        let ClientError::Problem(problem) = error else {
+            return Refused { text, status: 0, errors: Vec::new(), now: None };
+        };
+        let text = match problem.status {
+            404 => words::ALREADY_GONE.text().to_owned(),
+            _ => text,
+        };
+        Refused { text, status: problem.status, errors: problem.errors, now: problem.record }
+    };
+    match ui.client().batch(&acts).await {
+        Ok(answer) => {
+            let results = answer.results.into_iter().map(|result| match result {
+                ActResult::Done { answer, .. } => Ok(answer),
+                ActResult::Refused { problem, .. } => Err(refused(ClientError::Problem(problem))),
+            });
+            results.collect()
+        }
+        Err(error) => {
+            let refused = refused(error);
+            acts.iter().map(|_| Err(refused.clone())).collect()
+        }
+    }
+}
+
+/// Sends one act.
+pub async fn send_one(ui: Ui, act: api::Act) -> Result<ActAnswer, Refused> {
+    let nothing = Refused { text: String::new(), status: 0, errors: Vec::new(), now: None };
+    send(ui, vec![act]).await.pop().unwrap_or(Err(nothing))
+}
+
+/// What takes an act back, from its answer.
+pub fn token(answer: &ActAnswer) -> Option<String> {
+    match answer {
+        ActAnswer::Deregistered(answer) => Some(answer.undo.clone()),
+        ActAnswer::Edited(answer) => answer.undo.clone(),
+        ActAnswer::Revoked(_) | ActAnswer::Registered(_) => None,
+    }
+}
+
+/// Keeps in mind what was done, for what comes after: the weight there was, and that it may come back.
+pub fn note(ui: Ui, act: Act, records: &[Arc<Record>], toast: u64) {
+    match act {
+        Act::Drain => WEIGHTS.with_borrow_mut(|weights| {
+            for record in records.iter().filter(|record| !aftermath::is_drained(record)) {
+                let weight = record.instance().and_then(|instance| instance.metadata.get(WEIGHT).cloned());
+                weights.insert(record.key.clone(), weight);
+            }
+        }),
+        Act::Undrain => {}
+        Act::Delete | Act::Revoke => {
+            #[expect(clippy::cast_precision_loss, reason = "it is a minute")]
+            let until_ms = browser::now_ms() + UNDO_S as f64 * 1_000.0;
+            ui.taken.update(|taken| {
+                let new = records.iter().map(|record| Taken { record: Arc::clone(record), until_ms, note: toast });
+                taken.extend(new);
+            });
+        }
+    }
+}
+
+/// Tells that an act on one record was done, in the place of a note that said that it is being done.
+pub fn tell_done(ui: Ui, act: Act, record: &Arc<Record>, answer: &ActAnswer, instead: u64) {
+    let name = short_id(record).to_owned();
+    let text = match (act, answer) {
+        (Act::Drain, _) => words::DRAINED.with(&[&name]),
+        (Act::Undrain, _) => words::UNDRAINED.with(&[&name]),
+        (_, ActAnswer::Revoked(answer)) => words::revoked(answer.deleted.len()),
+        _ => words::deregistered(&name),
+    };
+    let puts_back = act == Act::Delete;
+    let undo = token(answer).map(|token| Undo { tokens: vec![token], name, puts_back });
+    let toast = ui.tell_instead(instead, text, undo);
+    note(ui, act, std::slice::from_ref(record), toast);
+}
+
+/// Whether there is no other instance of its service that gets calls.
+pub fn is_only_one(ui: Ui, record: &Record) -> bool {
+    ui.store.read(|live| {
+        let others = live.catalog().service(&record.service).into_iter().flat_map(BTreeMap::values);
+        let mut others = others.filter(|other| other.key != record.key && other.instance().is_some());
+        !others.any(|other| !aftermath::is_drained(other))
+    })
+}
+
+/// Drains an instance, or gives it calls again, at once: it can be taken back.
+pub fn weigh(ui: Ui, record: Arc<Record>) {
+    let act = if aftermath::is_drained(&record) { Act::Undrain } else { Act::Drain };
+    if act == Act::Drain && is_only_one(ui, &record) {
+        ui.tell(words::ONLY_ONE.text().to_owned(), None);
+        return;
+    }
+    let doing = if act == Act::Drain { words::DRAINING } else { words::UNDRAINING };
+    let toast = ui.tell(doing.with(&[short_id(&record)]), None);
+    spawn_local(async move {
+        match send_one(ui, request(act, &record, 0)).await {
+            Ok(answer) => tell_done(ui, act, &record, &answer, toast),
+            Err(refused) => {
+                let changed = refused.now.map(|now| words::CHANGED_SHORT.with(&[&in_short(&record, &now)]));
+                ui.tell_instead(toast, changed.unwrap_or(refused.text), None);
+            }
+        }
+    });
+}
+
+/// What differs between two records of one key, on one line.
+pub fn in_short(was: &Record, is: &Record) -> String {
+    let nothing = |text: &str| if text.is_empty() { words::NOTHING_THERE.text().to_owned() } else { text.to_owned() };
+    let changes = aftermath::changes(was, is).into_iter();
+    let lines: Vec<String> =
+        changes.map(|it| words::WAS_IS.with(&[&it.field, &nothing(&it.was), &nothing(&it.is)])).collect();
+    if lines.is_empty() { words::CONFLICT_SAME.text().to_owned() } else { lines.join(words::LIST_COMMA.text()) }
+}
+
+/// Takes back what the newest note that can be taken back tells of.
+pub fn undo_newest(ui: Ui) {
+    let newest = ui.toasts.with_untracked(|toasts| toasts.iter().find(|toast| toast.undo.is_some()).cloned());
+    if let Some(toast) = newest {
+        undo(ui, toast.number);
+    }
+}
+
+/// Takes back what the note of this number tells of.
+pub fn undo(ui: Ui, number: u64) {
+    let toast = ui.toasts.with_untracked(|toasts| toasts.iter().find(|toast| toast.number == number).cloned());
+    let Some(undo) = toast.and_then(|toast| toast.undo) else { return };
+    // What is put back by this page does not come back by itself.
+    ui.taken.update(|taken| taken.retain(|taken| taken.note != number));
+    let note = ui.tell_instead(number, words::PUTTING_BACK.with(&[&undo.name]), None);
+    spawn_local(async move {
+        let mut failed: Vec<Refused> = Vec::new();
+        for tokens in undo.tokens.chunks(CHUNK_ACTS) {
+            let acts = tokens.iter().map(|token| api::Act::Undo { token: token.clone() }).collect();
+            failed.extend(send(ui, acts).await.into_iter().filter_map(Result::err));
+        }
+        let text = match failed.first() {
+            None if undo.tokens.len() > 1 => words::BATCH_UNDONE.with(&[&undo.name]),
+            None if undo.puts_back => words::put_back(&undo.name),
+            None => words::UNDONE.with(&[&undo.name]),
+            Some(first) if undo.tokens.len() == 1 => first.text.clone(),
+            Some(first) => {
+                let count = words::number(failed.len());
+                let told = words::BATCH_FAILED.with(&[&count, &words::number(undo.tokens.len())]);
+                [&*told, " ", &first.text].concat()
+            }
+        };
+        ui.tell_instead(note, text, None);
+    });
+}
+
+/// Says so when something that this page took out comes back, and by whose hand.
+pub fn watch_for_returns(ui: Ui) {
+    let waits = Memo::new(move |_| ui.taken.with(|taken| !taken.is_empty()));
+    Effect::new(move |_| {
+        if !waits.get() {
+            return;
+        }
+        ui.store.follow_anything();
+        let now_ms = browser::now_ms();
+        let mut back: Vec<(Taken, Arc<Record>)> = Vec::new();
+        let mut rest = ui.taken.get_untracked();
+        let before = rest.len();
+        ui.store.read(|live| {
+            rest.retain(|taken| {
+                let of_service = live.catalog().service(&taken.record.service).into_iter().flat_map(BTreeMap::values);
+                let now = live.catalog().get(&taken.record.key).into_iter().chain(of_service);
+                let now = now.into_iter().find(|now| aftermath::is_return(&taken.record, now));
+                back.extend(now.map(|now| (taken.clone(), Arc::clone(now))));
+                now.is_none() && taken.until_ms > now_ms
+            });
+        });
+        if rest.len() != before {
+            ui.taken.set(rest);
+        }
+        let text = match &*back {
+            [] => return,
+            [(taken, now)] => aftermath::returned(&taken.record, now).with(&[short_id(&taken.record)]),
+            several => words::BACK_MANY.with(&[&words::instances(several.len())]),
+        };
+        // What is back cannot be put back: its note says so instead of offering it.
+        let only = back.iter().all(|(taken, _)| taken.note == back[0].0.note);
+        let others = ui.taken.with_untracked(|rest| rest.iter().any(|taken| taken.note == back[0].0.note));
+        ui.tell_instead(if only && !others { back[0].0.note } else { 0 }, text, None);
+    });
+}

@@ -1,0 +1,395 @@
+//! Several rows at once: which are selected, what will happen to them, and what became of each.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use leptos::prelude::*;
+use rollcall_shared::Record;
+use wasm_bindgen::JsCast;
+use wasm_bindgen_futures::spawn_local;
+use web_sys::{Element, Event, MouseEvent};
+
+use super::{
+    dialog::{Ask, close, frame, guard, guarded, title},
+    element::{El, button, el, said},
+    row::short_id,
+};
+use crate::{
+    acts::{self, CHUNK_ACTS, request, send, token},
+    aftermath::{self, Act},
+    app::{Ui, Undo},
+    select, words,
+};
+
+/// How many rows the list of what will happen draws; what failed comes first.
+const ROWS_MAX: usize = 200;
+
+impl Ui {
+    /// Selects a row or lets go of it; with `range`, selects all from the row that was turned last.
+    pub fn toggle(self, key: &str, range: bool) {
+        let last = self.at.get_untracked();
+        let mut selected = self.selected.get_untracked();
+        self.store.with_rows(|rows| {
+            let keys = rows.iter().map(|row| &*row.key);
+            select::toggle(&mut selected, keys, last.as_deref(), key, range);
+        });
+        self.selected.set(selected);
+        self.at.set(Some(key.to_owned()));
+    }
+
+    /// Whether a click on a row selects it: one with a key held down, or one on its box.
+    pub fn selects(self, event: &Event, key: &str) -> bool {
+        let Some(click) = event.dyn_ref::<MouseEvent>() else { return false };
+        let target = event.target().and_then(|target| target.dyn_into::<Element>().ok());
+        let on_box = target.is_some_and(|target| target.closest("[data-pick]").ok().flatten().is_some());
+        if !on_box && !click.shift_key() && !click.ctrl_key() && !click.meta_key() {
+            return false;
+        }
+        event.prevent_default();
+        self.toggle(key, click.shift_key());
+        if let Ok(Some(marked)) = window().get_selection() {
+            let _ = marked.remove_all_ranges();
+        }
+        true
+    }
+
+    /// Selects all that the table shows and that is still there.
+    pub fn select_all(self) {
+        let all: Vec<String> = self.store.with_rows(|rows| rows.iter().map(|row| row.key.clone()).collect());
+        let there = |key: &String| self.store.read(|live| live.catalog().get(key).is_some());
+        self.selected.set(all.into_iter().filter(there).collect());
+    }
+
+    /// What is selected, as it stands now.
+    pub fn selected_records(self) -> Vec<Arc<Record>> {
+        self.store.read(|live| {
+            let live = |key: &String| live.catalog().get(key).cloned();
+            self.selected.with_untracked(|selected| selected.iter().filter_map(live).collect())
+        })
+    }
+
+    /// Asks whether this is to be done to all that is selected.
+    pub fn act_on_selected(self, act: Act) {
+        let records = self.selected_records();
+        match &*records {
+            [] => {}
+            [record] if act == Act::Delete => self.deregister(Arc::clone(record)),
+            _ => self.dialog.set(Some(Ask::Batch(act, records))),
+        }
+    }
+}
+
+/// The box of a row that shows whether it is selected.
+pub fn pick_box(ui: Ui, key: &Arc<str>, name: &str) -> El {
+    let key = Arc::clone(key);
+    let is_selected = move || Some(ui.selected.with(|selected| selected.contains(&*key)).to_string());
+    el("button")
+        .class("pick")
+        .attr("type", "button")
+        .attr("role", "checkbox")
+        .attr("data-pick", "")
+        .attr("aria-label", &words::SELECT.with(&[name]))
+        .attr_of("aria-checked", is_selected)
+}
+
+/// The bar at the foot of the page, while something is selected.
+pub fn selection_bar(ui: Ui) -> El {
+    let is_open = Memo::new(move |_| ui.selected.with(|selected| !selected.is_empty()));
+    el("div").part(move || if is_open.get() { vec![bar(ui)] } else { Vec::new() })
+}
+
+fn bar(ui: Ui) -> El {
+    let count = move || {
+        ui.selected.track();
+        ui.store.follow_anything();
+        words::SELECTED.with(&[&words::number(ui.selected_records().len())])
+    };
+    let all = move || words::SELECT_ALL.with(&[&words::number(ui.store.row_count())]);
+    let act = |class: &str, act: Act, name: words::Word| button(class, name.text(), move |_| ui.act_on_selected(act));
+    let clear = button("close", "×", move |_| ui.selected.set(BTreeSet::new()));
+    el("section")
+        .class("selection")
+        .attr("data-testid", "selection")
+        .attr("aria-label", words::CLEAR_SELECTION.text())
+        .child(el("b").attr("role", "status").text_of(count))
+        .child(button("", "", move |_| ui.select_all()).attr("data-testid", "select-all").text_of(all))
+        .child(act("", Act::Drain, words::DRAIN))
+        .child(act("", Act::Undrain, words::UNDRAIN))
+        .child(act("danger", Act::Delete, words::DEREGISTER))
+        .child(clear.attr("aria-label", words::CLEAR_SELECTION.text()))
+}
+
+/// What became of one.
+#[derive(Clone, PartialEq)]
+enum Outcome {
+    /// It is left out, for this reason.
+    Skipped(String),
+    /// Nothing yet.
+    Waiting,
+    Working,
+    Done,
+    /// It failed, for this reason.
+    Failed(String),
+}
+
+#[derive(Clone)]
+struct Line {
+    record: Arc<Record>,
+    outcome: Outcome,
+}
+
+/// What a batch is at.
+#[derive(Clone)]
+struct Batch {
+    act: Act,
+    lines: Vec<Line>,
+    typed: String,
+    working: bool,
+    tokens: Vec<String>,
+}
+
+impl Batch {
+    fn new(act: Act, records: &[Arc<Record>]) -> Self {
+        let line = |record: &Arc<Record>| {
+            let is_drained = aftermath::is_drained(record);
+            let why_not = match act {
+                Act::Drain | Act::Undrain if !aftermath::can_drain(record.layout) || record.instance().is_none() => {
+                    Some(words::CANNOT_DRAIN)
+                }
+                Act::Drain if is_drained => Some(words::ALREADY_DRAINED),
+                Act::Undrain if !is_drained => Some(words::NOT_DRAINED),
+                _ => None,
+            };
+            let outcome = why_not.map_or(Outcome::Waiting, |why| Outcome::Skipped(why.text().to_owned()));
+            Line { record: Arc::clone(record), outcome }
+        };
+        let lines = records.iter().map(line).collect();
+        Self { act, lines, typed: String::new(), working: false, tokens: Vec::new() }
+    }
+
+    /// What is still to be done.
+    fn open(&self) -> Vec<Arc<Record>> {
+        let open = self.lines.iter().filter(|line| matches!(line.outcome, Outcome::Waiting | Outcome::Failed(_)));
+        open.map(|line| Arc::clone(&line.record)).collect()
+    }
+
+    fn count(&self, is_meant: fn(&Outcome) -> bool) -> usize {
+        self.lines.iter().filter(|line| is_meant(&line.outcome)).count()
+    }
+
+    /// The services whose last live instances these are, and what has to be typed for that.
+    fn guard(&self, ui: Ui) -> Option<(BTreeSet<String>, String)> {
+        let open = self.open();
+        let services = guarded(ui, self.act, &open);
+        let word = match services.first() {
+            None => return None,
+            Some(only) if services.len() == 1 => only.clone(),
+            Some(_) => words::THE_WORD.with(&[&open.len().to_string()]),
+        };
+        Some((services, word))
+    }
+
+    fn is_ready(&self, ui: Ui) -> bool {
+        let is_meant = || self.guard(ui).is_none_or(|(_, word)| self.typed.trim() == word);
+        !self.working && !self.open().is_empty() && is_meant()
+    }
+}
+
+/// The dialog that lists what will happen, and then what did.
+pub fn batch(ui: Ui, act: Act, records: &[Arc<Record>]) -> El {
+    let asked = Batch::new(act, records);
+    let count = words::instances(asked.open().len());
+    let name = match act {
+        Act::Drain => words::BATCH_DRAIN_TITLE,
+        Act::Undrain => words::BATCH_UNDRAIN_TITLE,
+        Act::Delete | Act::Revoke => words::BATCH_DELETE_TITLE,
+    };
+    let guard_needed = asked.guard(ui).map(|(_, word)| word);
+    let asked = RwSignal::new(asked);
+    let submit = move |event: Event| {
+        event.prevent_default();
+        if asked.with_untracked(|asked| asked.is_ready(ui)) {
+            spawn_local(run(ui, asked));
+        }
+    };
+    let list = move || asked.with(|asked| groups(ui, asked));
+    let progress = move || {
+        asked.with(|asked| {
+            let done = asked.count(|outcome| *outcome == Outcome::Done);
+            let failed = asked.count(|outcome| matches!(outcome, Outcome::Failed(_)));
+            let all = asked.count(|outcome| !matches!(outcome, Outcome::Skipped(_)));
+            if failed > 0 && !asked.working {
+                words::BATCH_FAILED.with(&[&words::number(failed), &words::number(all)])
+            } else if asked.working || done > 0 {
+                words::DONE_SO_FAR.with(&[&words::number(done), &words::number(all)])
+            } else {
+                words::AFTER_UNDO.text().to_owned()
+            }
+        })
+    };
+    let guard = guard_needed.map(|word| {
+        let why = move || {
+            let services = asked.with(|asked| asked.guard(ui)).map(|(services, _)| services).unwrap_or_default();
+            let services: Vec<String> = services.into_iter().collect();
+            words::TYPE_THE_WORD.with(&[&services.join(words::LIST_COMMA.text())])
+        };
+        let what = el("span").text_of(why).text(" ").child(said("b", "mono", &word));
+        let is_over = move || asked.with(|asked| asked.guard(ui).is_none());
+        let field = guard(move |text| asked.update(|asked| asked.typed = text));
+        el("label").class("guard").flag("hidden", is_over).child(what).child(field)
+    });
+    let has_guard = guard.is_some();
+    let verb = move || {
+        let verb = asked.with(|asked| match asked.act {
+            _ if asked.working => words::WORKING,
+            _ if asked.count(|outcome| matches!(outcome, Outcome::Failed(_))) > 0 => words::BATCH_AGAIN,
+            Act::Drain => words::DRAIN,
+            Act::Undrain => words::UNDRAIN,
+            Act::Delete | Act::Revoke => words::DEREGISTER,
+        });
+        verb.text().to_owned()
+    };
+    let confirm = el("button")
+        .class("danger")
+        .attr("type", "submit")
+        .attr("data-testid", "confirm")
+        .flag("disabled", move || !asked.with(|asked| asked.is_ready(ui)))
+        .text_of(verb);
+    let cancel = button("", words::CANCEL.text(), move |_| close(ui)).attr("data-testid", "cancel");
+    let form = el("form")
+        .on("submit", submit)
+        .child(title(&name.with(&[&count])))
+        .child(el("div").class("batch").attr("tabindex", "0").part(list))
+        .child(el("p").class("quiet").attr("role", "status").text_of(progress))
+        .children(guard)
+        .child(el("footer").child(cancel).child(confirm));
+    frame(ui, "wide", form, if has_guard { "[role=dialog] input[type=text]" } else { "[data-testid=cancel]" })
+}
+
+/// Does what is still to be done, a few at a time.
+async fn run(ui: Ui, asked: RwSignal<Batch>) {
+    let act = asked.with_untracked(|asked| asked.act);
+    asked.update(|asked| {
+        asked.working = true;
+        for line in &mut asked.lines {
+            if matches!(line.outcome, Outcome::Waiting | Outcome::Failed(_)) {
+                line.outcome = Outcome::Working;
+            }
+        }
+    });
+    let mut all_done: Vec<Arc<Record>> = Vec::new();
+    loop {
+        let chunk: Vec<(usize, Arc<Record>)> = asked
+            .try_with_untracked(|asked| {
+                let open = asked.lines.iter().enumerate().filter(|(_, line)| line.outcome == Outcome::Working);
+                open.take(CHUNK_ACTS).map(|(index, line)| (index, Arc::clone(&line.record))).collect()
+            })
+            .unwrap_or_default();
+        if chunk.is_empty() {
+            break;
+        }
+        let results = send(ui, chunk.iter().map(|(_, record)| request(act, record, 0)).collect()).await;
+        let mut done = Vec::new();
+        asked.try_update(|asked| {
+            for ((index, record), result) in chunk.into_iter().zip(results) {
+                let line = &mut asked.lines[index];
+                line.outcome = match result {
+                    Ok(answer) => {
+                        asked.tokens.extend(token(&answer));
+                        done.push(record);
+                        Outcome::Done
+                    }
+                    Err(refused) => match refused.now {
+                        Some(now) => {
+                            let why = words::CHANGED_SHORT.with(&[&acts::in_short(&record, &now)]);
+                            // Tried again, it is what stands there now that is meant.
+                            line.record = now;
+                            Outcome::Failed(why)
+                        }
+                        None => Outcome::Failed(refused.text),
+                    },
+                };
+            }
+        });
+        ui.selected.update(|selected| {
+            for record in &done {
+                selected.remove(&record.key);
+            }
+        });
+        all_done.extend(done);
+    }
+    let over = asked.try_update(|asked| {
+        asked.working = false;
+        let failed = asked.count(|outcome| matches!(outcome, Outcome::Failed(_)));
+        (failed, std::mem::take(&mut asked.tokens))
+    });
+    let Some((failed, tokens)) = over else { return };
+    if !all_done.is_empty() {
+        let name = words::instances(all_done.len());
+        let text = match act {
+            Act::Drain => words::BATCH_DRAINED,
+            Act::Undrain => words::BATCH_UNDRAINED,
+            Act::Delete | Act::Revoke => words::BATCH_DELETED,
+        };
+        let undo = Undo { tokens, name: name.clone(), puts_back: act == Act::Delete };
+        let toast = ui.tell(text.with(&[&name]), (!undo.tokens.is_empty()).then_some(undo));
+        acts::note(ui, act, &all_done, toast);
+    }
+    if failed == 0 {
+        close(ui);
+    }
+}
+
+/// The rows by service, with what follows for each framework; what failed comes first.
+fn groups(ui: Ui, asked: &Batch) -> Vec<El> {
+    let mut services: BTreeMap<&str, Vec<&Line>> = BTreeMap::new();
+    for line in &asked.lines {
+        services.entry(&line.record.service).or_default().push(line);
+    }
+    let guarded = asked.guard(ui).map(|(services, _)| services).unwrap_or_default();
+    let mut left = ROWS_MAX;
+    let groups = services.into_iter().map(|(service, mut lines)| {
+        lines.sort_by_key(|line| !matches!(line.outcome, Outcome::Failed(_)));
+        let live = ui.store.read(|live| live.summary(service).instances).max(lines.len());
+        let (here, live) = (words::number(lines.len()), words::instances(live));
+        let how_many = words::OF_LIVE.with(&[&here, &live]);
+        let mut said_already = BTreeSet::new();
+        let sentences = lines.iter().filter_map(|line| {
+            let act = if matches!(line.outcome, Outcome::Skipped(_)) { return None } else { asked.act };
+            let sentence = aftermath::sentence(line.record.layout, act, line.record.lease.is_some());
+            said_already.insert(sentence).then(|| said("p", "", sentence))
+        });
+        let sentences: Vec<El> = sentences.collect();
+        let shown = lines.len().min(left);
+        left -= shown;
+        let more = lines.len() - shown;
+        let rows = lines.into_iter().take(shown).map(row);
+        let heading = said("h3", "", service).text(" ").child(said("span", "quiet", &how_many));
+        el("section")
+            .attr_if("data-guarded", guarded.contains(service).then_some(""))
+            .child(heading)
+            .children(sentences)
+            .child(el("ul").children(rows))
+            .children((more > 0).then(|| said("p", "quiet", &["+ ", &words::number(more)].concat())))
+    });
+    groups.collect()
+}
+
+fn row(line: &Line) -> El {
+    let (state, what) = match &line.outcome {
+        Outcome::Skipped(why) => ("skipped", words::SKIPPED.with(&[why])),
+        Outcome::Waiting => ("waiting", String::new()),
+        Outcome::Working => ("working", words::WORKING.text().to_owned()),
+        Outcome::Done => ("done", words::DONE.text().to_owned()),
+        Outcome::Failed(why) => ("failed", why.clone()),
+    };
+    let address = line.record.instance().and_then(|instance| instance.endpoints.first().cloned()).unwrap_or_default();
+    el("li")
+        .attr("data-testid", "act")
+        .attr("data-outcome", state)
+        .child(said("span", "mono", short_id(&line.record)))
+        .child(said("span", "mono quiet", &address))
+        .child(said("span", "what", &what))
+}
