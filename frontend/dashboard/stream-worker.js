@@ -1,12 +1,12 @@
-// One stream of events for all tabs. It relays what comes and folds nothing. Its name is the stream's address.
+// One stream for all tabs; its address is this worker's name. It relays and folds nothing.
 //
-// A tab says: a cursor, from where the stream may begin; a number, how much it has taken in; null, that it leaves.
-// A tab hears: [kind, data, cursor], an event; ["at", state, cursor], from here on everything is relayed to it.
+// A tab says: a cursor, from where to begin; a number, how much it took in; null, that it leaves.
+// It hears: [kind, data, cursor], an event; ["at", state, cursor], that from there on all is relayed.
 "use strict";
 const KINDS = ["open", "error", "message", "status", "ttl", "bye"];
 const SILENCE_MS_MAX = 20000; // the server speaks at least every 10 s
 const BACKOFF_MAX_MS = 10000;
-const UNREAD_MAX = 1 << 22; // what a tab may leave unread, in characters, before it has to catch up by itself
+const UNREAD_MAX = 1 << 22; // characters that a tab may leave unread
 const MESSAGE_SIZE = 64; // what a message counts beside its characters
 
 const tabs = new Set();
@@ -52,7 +52,7 @@ function tell(kind, data, id) {
   const size = MESSAGE_SIZE + data.length;
   for (const tab of tabs) {
     if (!tab.hears) continue;
-    // A frozen tab takes nothing: what it misses it gets from the server, not out of this memory.
+    // What a frozen tab misses it gets from the server, not out of this memory.
     tab.hears = tab.unread + size <= UNREAD_MAX;
     if (tab.hears) {
       tab.unread += size;
@@ -70,6 +70,7 @@ function begin(tab) {
 }
 
 function leave(tab) {
+  tab.port.close();
   tabs.delete(tab);
   if (tabs.size) return;
   disconnect();
@@ -89,6 +90,7 @@ onconnect = ({ ports: [port] }) => {
     }
     begin(tab);
   };
+  port.onclose = () => leave(tab); // where the browser tells of tabs that crash
   begin(tab);
 };
 

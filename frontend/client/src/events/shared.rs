@@ -29,8 +29,8 @@ pub(super) struct Shared {
     script: String,
     port: Option<MessagePort>,
     relay: Relay,
-    /// Whether the tab's own line has told everything that it had missed.
-    told_all: bool,
+    /// Whether the tab's own line stands between two messages and has told the leases, which follow a snapshot.
+    settled: bool,
     taken: u32,
 }
 
@@ -47,7 +47,7 @@ enum Relay {
 impl Shared {
     pub(super) fn new(script: &str) -> Self {
         let relay = Relay::Awaited { offered: false };
-        Self { script: script.to_owned(), port: None, relay, told_all: false, taken: 0 }
+        Self { script: script.to_owned(), port: None, relay, settled: false, taken: 0 }
     }
 
     fn post(&self, message: &JsValue) {
@@ -96,8 +96,8 @@ impl Line {
         if let Some(shared) = &mut self.shared {
             shared.post(&JsValue::NULL);
             if let Some(port) = shared.port.take() {
+                // Not closed: what was said last could get lost with it.
                 port.set_onmessage(None);
-                port.close();
             }
             shared.relay = Relay::Awaited { offered: false };
             shared.taken = 0;
@@ -119,7 +119,7 @@ impl Line {
 
     pub(super) fn begin_own(&mut self) {
         if let Some(shared) = &mut self.shared {
-            shared.told_all = false;
+            shared.settled = false;
         }
     }
 
@@ -127,16 +127,15 @@ impl Line {
     pub(super) fn follow_own(&mut self, kind: &str) {
         let (Some(shared), Some(cursor)) = (&mut self.shared, &self.cursor) else { return };
         match kind {
-            // The leases come only when everything that was missed has been told.
-            "ttl" => shared.told_all = true,
+            "ttl" => shared.settled = true,
             "message" => {
                 let more = |event: &RegistryEvent| matches!(event, RegistryEvent::Snapshot(snapshot) if snapshot.more);
-                shared.told_all &= !matches!(self.queue.back(), Some(Message::Event { event, .. }) if more(event));
+                shared.settled &= !matches!(self.queue.back(), Some(Message::Event { event, .. }) if more(event));
             }
             _ => {}
         }
         if let Relay::Awaited { offered: offered @ false } = &mut shared.relay
-            && shared.told_all
+            && shared.settled
         {
             *offered = true;
             shared.post(&JsValue::from_str(cursor));
@@ -166,7 +165,7 @@ impl Line {
         let own = self.source.is_some() || self.timer.is_some();
         let (Some(shared), Some(cursor)) = (&mut self.shared, &self.cursor) else { return false };
         let Relay::Queued { at, state, queue } = &mut shared.relay else { return false };
-        let overlap = if own { shared.told_all && covers(cursor, at) } else { cursor == at };
+        let overlap = if own { shared.settled && covers(cursor, at) } else { cursor == at };
         if !overlap {
             return false;
         }
