@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 const LIVE: &str = "[data-testid=\"status\"][data-state=\"live\"]";
 
-/// Keeps a record of every timer and frame that a hidden page asks for or is called by, and of what it shows on return.
+/// Keeps a record of every timer and frame that a hidden page asks for, of the intervals and frames that go on in it, and
+/// of what it shows on return. What was asked for once before may end while it is hidden.
 const WATCH: &str = "
 window.hiddenWork = [];
 window.returns = [];
@@ -21,7 +22,8 @@ for (const name of ['setTimeout', 'setInterval', 'requestAnimationFrame', 'reque
   const plain = window[name].bind(window);
   window[name] = (call, ...rest) => {
     note(name);
-    return plain((...args) => { note(name + ' runs'); call(...args); }, ...rest);
+    const again = name === 'setTimeout' ? '' : name + ' runs';
+    return plain((...args) => { if (again) note(again); call(...args); }, ...rest);
   };
   if (name === 'requestAnimationFrame') window.plainFrame = plain;
 }
