@@ -498,6 +498,47 @@ fn fields_that_stand_twice_are_edited_as_go_reads_them() {
 }
 
 #[test]
+fn the_weight_that_kitex_balances_by_is_shown_and_edited() {
+    let value =
+        |weight: &str, tags: &str| format!(r#"{{"network":"tcp","address":"h:1", "weight":{weight},"tags":{tags}}}"#);
+    let weigh = |text: &str| {
+        let text = text.to_owned();
+        move |instance: &mut ServiceInstance| drop(instance.metadata.insert("weight".into(), text.clone()))
+    };
+    let unweigh = |instance: &mut ServiceInstance| drop(instance.metadata.remove("weight"));
+    for layout in [Layout::Kitex, Layout::Hertz] {
+        let shown = |value: &str| instance(&decode(layout, "a/h:1", value.as_bytes())).metadata.get("weight").cloned();
+        let edit = |value: &str, change: &dyn Fn(&mut ServiceInstance)| edit(layout, "a/h:1", value, change).unwrap();
+        for unset in ["10", "0", "-5"] {
+            assert_eq!(shown(&value(unset, "null")), None, "{unset} reads as 10, which is what no weight is");
+            assert_eq!(edit(&value(unset, "null"), &weigh("30")), value("30", "null"));
+            assert_eq!(edit(&value(unset, "{}"), &weigh("10")), value(unset, "{}"));
+        }
+        assert_eq!(shown(&value("30", "null")).as_deref(), Some("30"));
+        assert_eq!(edit(&value("30", "null"), &weigh("1")), value("1", "null"));
+        assert_eq!(edit(&value("30", r#"{"a":"b"}"#), &weigh("10")), value("10", r#"{"a":"b"}"#));
+        assert_eq!(edit(&value("30", r#"{"a":"b"}"#), &unweigh), value("10", r#"{"a":"b"}"#));
+        let both = |instance: &mut ServiceInstance| {
+            weigh("7")(instance);
+            instance.metadata.remove("a");
+        };
+        assert_eq!(edit(&value("30", r#"{"a":"b"}"#), &both), value("7", "{}"));
+
+        let tagged = value("30", r#"{"weight":"5"}"#);
+        assert_eq!(shown(&tagged).as_deref(), Some("5"), "a tag of that name stands before it");
+        assert_eq!(edit(&tagged, &weigh("6")), value("30", r#"{"weight":"6"}"#));
+
+        for (text, expected) in [("30", "\"weight\":30,\"tags\":null"), ("10", r#""weight":10,"tags":{"weight":"10"}"#)]
+        {
+            let made = made("a", "h:1", &[("weight", text)], &["h:1"]);
+            let (key, value) = layout.encode(&prefix(layout), &made).unwrap();
+            assert!(str::from_utf8(&value).unwrap().contains(expected), "{text}");
+            assert_eq!(layout.decode(&prefix(layout), &key, &value).decoded, Decoded::Instance(made));
+        }
+    }
+}
+
+#[test]
 fn an_edit_that_cannot_be_is_refused() {
     let pointers = |result: Result<String, Vec<FieldError>>| -> Vec<String> {
         result.unwrap_err().into_iter().map(|error| error.pointer).collect()
@@ -532,12 +573,17 @@ fn an_edit_that_cannot_be_is_refused() {
         }
         assert!(edit(Layout::Kratos, "a/1", kratos, weigh(weight)).is_ok(), "{weight} drains there");
     }
-    for weight in ["1", "0.5", "", "light"] {
-        assert!(edit(Layout::Kitex, "a/h:1", kitex, weigh(weight)).is_ok(), "{weight}");
+    for weight in ["0.5", "", "light", "07", " 7", "99999999999999999999"] {
+        assert_eq!(
+            pointers(edit(Layout::Kitex, "a/h:1", kitex, weigh(weight))),
+            ["/instance/metadata/weight"],
+            "{weight}"
+        );
     }
     let tagged = kitex.replace("null", r#"{"weight":"0"}"#);
     let change = |instance: &mut ServiceInstance| drop(instance.metadata.insert("a".into(), "b".into()));
     assert!(edit(Layout::Kitex, "a/h:1", &tagged, change).is_ok(), "what stands already is not asked for");
+    assert!(edit(Layout::Kitex, "a/h:1", &tagged, weigh("light")).is_ok(), "a tag says what it likes");
     let prefix = prefix(Layout::Kratos);
     let errors = Layout::Kratos.edit(&prefix, "/microservices/a/1", b"null", &ServiceInstance::default()).unwrap_err();
     assert_eq!(errors[0].pointer, "/instance");

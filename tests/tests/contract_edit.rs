@@ -364,6 +364,15 @@ async fn a_wrong_edit_is_pointed_at_and_writes_nothing() {
     assert_eq!(state(&etcd).await, before, "a refused edit wrote something");
     edit(&server, KEY, revision, &json!({"metadata": {"weight": "0"}})).await.expect(200);
     edit(&server, "kitex/registry-etcd/a/h:1", kitex, &json!({"metadata": {"weight": "1"}})).await.expect(200);
+
+    let key = "kitex/registry-etcd/a/h:1";
+    let untagged = r#"{"network":"tcp","address":"h:1","weight":10,"tags":null}"#;
+    let revision = etcd.put(key, untagged).await;
+    edit(&server, key, revision, &json!({"metadata": {"weight": "0"}})).await.points_at("/instance/metadata/weight");
+    edit(&server, key, revision, &json!({"metadata": {"weight": "few"}})).await.points_at("/instance/metadata/weight");
+    let answer = edit(&server, key, revision, &json!({"metadata": {"weight": "1"}})).await.expect(200);
+    assert_eq!(value(&etcd, key).await, untagged.replace("10", "1"), "the weight that its balancer goes by");
+    assert_eq!(answer["record"]["instance"]["metadata"], json!({"weight": "1"}));
 }
 
 #[tokio::test(flavor = "multi_thread")]

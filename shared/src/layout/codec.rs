@@ -2,6 +2,8 @@
 //!
 //! Owns: what a key says, and the order of steps around a codec. Must not know: any one layout.
 
+use std::borrow::Cow;
+
 use super::{
     DecodedEntry, FieldError,
     check::{self, EndpointRule},
@@ -70,8 +72,13 @@ pub(super) trait Codec {
     /// The value that the framework's own program writes for `instance`, which keeps the rules.
     fn write(&self, instance: &ServiceInstance) -> String;
 
-    /// What keeps `before` from becoming `edited` in this layout alone, besides its rules.
-    fn check_edit(&self, _: &ServiceInstance, _: &ServiceInstance) -> Option<FieldError> {
+    /// `edited` as a value will read that has been edited to hold it.
+    fn settle<'a>(&self, _value: &[u8], edited: &'a ServiceInstance) -> Cow<'a, ServiceInstance> {
+        Cow::Borrowed(edited)
+    }
+
+    /// What keeps `value`, which holds `before`, from holding `edited` in this layout alone, besides its rules.
+    fn check_edit(&self, _value: &[u8], _before: &ServiceInstance, _edited: &ServiceInstance) -> Option<FieldError> {
         None
     }
 
@@ -131,8 +138,9 @@ pub(super) fn edit(
             return Err(refuse(&format!("what stands there holds no instance that could be edited: {why}")));
         }
     };
+    let edited = &*codec.settle(value, edited);
     let mut errors = check::edit(codec.rules(), &before, edited);
-    errors.extend(codec.check_edit(&before, edited));
+    errors.extend(codec.check_edit(value, &before, edited));
     if !errors.is_empty() {
         return Err(errors);
     }

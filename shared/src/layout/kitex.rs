@@ -2,7 +2,7 @@
 //!
 //! See <https://github.com/kitex-contrib/registry-etcd> and <https://github.com/hertz-contrib/registry/tree/main/etcd>.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use super::{
     FieldError,
@@ -13,8 +13,12 @@ use super::{
 };
 use crate::instance::ServiceInstance;
 
-/// The weight that both frameworks take where none was set.
+/// The weight that both frameworks take where none was set, or one of 0 or less.
 const WEIGHT: i64 = 10;
+
+/// Where the weight is shown in the metadata: beside the tags, where no tag has that name, and only where it is another
+/// one than [`WEIGHT`].
+const WEIGHT_NAME: &str = "weight";
 
 /// Who writes: the same fields, by another encoder.
 pub(super) enum Kitex {
@@ -45,6 +49,21 @@ impl Native {
     }
 }
 
+/// The metadata without the weight, and the weight; `None` for one that both frameworks would not read as it stands.
+fn part(metadata: &BTreeMap<String, String>) -> (BTreeMap<String, String>, Option<i64>) {
+    let mut tags = metadata.clone();
+    let weight = match tags.remove(WEIGHT_NAME) {
+        None => Some(WEIGHT),
+        Some(text) => text.parse::<i64>().ok().filter(|weight| *weight > 0 && weight.to_string() == text),
+    };
+    (tags, weight)
+}
+
+/// Whether what stands as the weight in the metadata is a tag that somebody named so.
+fn is_tagged(value: &[u8]) -> bool {
+    Native::read(value).is_ok_and(|native| native.tags.is_some_and(|tags| tags.contains_key(WEIGHT_NAME)))
+}
+
 impl Write for Native {
     fn write(&self, writer: &mut Writer) {
         writer.object(&[
@@ -73,22 +92,31 @@ impl Codec for Kitex {
         if native.address != place.id {
             warnings.push(format!("the value says {}, which is not what the key says", native.address));
         }
+        let mut metadata = native.tags.unwrap_or_default();
+        if native.weight > 0 && native.weight != WEIGHT {
+            metadata.entry(WEIGHT_NAME.to_owned()).or_insert_with(|| native.weight.to_string());
+        }
         let instance = ServiceInstance {
             id: place.id.to_owned(),
             name: place.service.to_owned(),
             version: String::new(),
-            metadata: native.tags.unwrap_or_default(),
+            metadata,
             endpoints: vec![native.address],
         };
         Ok(Reading { instance, warnings })
     }
 
     fn write(&self, instance: &ServiceInstance) -> String {
+        // What is no weight, or would not be shown as one, is a tag like any other.
+        let (tags, weight) = match part(&instance.metadata) {
+            (tags, Some(weight)) if weight != WEIGHT => (tags, weight),
+            _ => (instance.metadata.clone(), WEIGHT),
+        };
         let native = Native {
             network: "tcp".to_owned(),
             address: instance.endpoints.first().cloned().unwrap_or_default(),
-            weight: WEIGHT,
-            tags: (!instance.metadata.is_empty()).then(|| instance.metadata.clone()),
+            weight,
+            tags: (!tags.is_empty()).then_some(tags),
         };
         match self {
             Self::Kitex => Writer::go().write(&native),
@@ -96,15 +124,29 @@ impl Codec for Kitex {
         }
     }
 
+    /// A weight of 10 reads as none.
+    fn settle<'a>(&self, value: &[u8], edited: &'a ServiceInstance) -> Cow<'a, ServiceInstance> {
+        let weight = edited.metadata.get(WEIGHT_NAME);
+        if weight.is_none_or(|weight| *weight != WEIGHT.to_string()) || is_tagged(value) {
+            return Cow::Borrowed(edited);
+        }
+        let mut settled = edited.clone();
+        settled.metadata.remove(WEIGHT_NAME);
+        Cow::Owned(settled)
+    }
+
     /// A weight of 0, which drains an instance elsewhere, does not do so here: whoever asks for it must not believe that
     /// it did.
-    fn check_edit(&self, before: &ServiceInstance, edited: &ServiceInstance) -> Option<FieldError> {
-        let weight = edited.metadata.get("weight").filter(|weight| before.metadata.get("weight") != Some(weight))?;
-        let drains = weight.trim().parse::<f64>().is_ok_and(|weight| weight <= 0.0);
-        drains.then(|| {
-            let detail = format!("a weight of 0 or less reads as {WEIGHT} in this layout: it takes no calls away");
-            FieldError::new("/instance/metadata/weight", detail)
-        })
+    fn check_edit(&self, value: &[u8], before: &ServiceInstance, edited: &ServiceInstance) -> Option<FieldError> {
+        let weight = edited.metadata.get(WEIGHT_NAME).filter(|text| before.metadata.get(WEIGHT_NAME) != Some(text))?;
+        let detail = if weight.trim().parse::<f64>().is_ok_and(|weight| weight <= 0.0) {
+            format!("a weight of 0 or less reads as {WEIGHT} in this layout: it takes no calls away")
+        } else if part(&edited.metadata).1.is_none() && !is_tagged(value) {
+            format!("a weight is a whole number of 1 or more; without one it is {WEIGHT}")
+        } else {
+            return None;
+        };
+        Some(FieldError::new("/instance/metadata/weight", detail))
     }
 
     fn edit(&self, value: &[u8], before: &ServiceInstance, edited: &ServiceInstance) -> Result<Edits, String> {
@@ -113,7 +155,15 @@ impl Codec for Kitex {
         if let ([address], true) = (&*edited.endpoints, before.endpoints != edited.endpoints) {
             edits.set(&root, "address", address);
         }
-        edits.set_map(&root, "tags", &before.metadata, &edited.metadata, string);
+        if is_tagged(value) {
+            edits.set_map(&root, "tags", &before.metadata, &edited.metadata, string);
+            return Ok(edits);
+        }
+        let ((tags_before, weight_before), (tags, weight)) = (part(&before.metadata), part(&edited.metadata));
+        if let Some(weight) = weight.filter(|_| weight != weight_before) {
+            edits.set(&root, "weight", &weight);
+        }
+        edits.set_map(&root, "tags", &tags_before, &tags, string);
         Ok(edits)
     }
 }
