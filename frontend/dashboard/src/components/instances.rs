@@ -15,9 +15,8 @@ use crate::{app::Ui, browser, view::Column, words};
 const NARROW_ROW_PX: usize = 68;
 
 /// The table of a service's instances, or of all services'.
-pub fn instance_table(ui: Ui, service: Option<String>) -> El {
-    let of_all = service.is_none();
-    let of_it = service;
+pub fn instance_table(ui: Ui, of_it: Option<String>) -> El {
+    let of_all = of_it.is_none();
     let sort = ui.sort;
     let scroll = Scroll::new(ui);
     let count = Memo::new(move |_| ui.store.row_count());
@@ -40,18 +39,28 @@ pub fn instance_table(ui: Ui, service: Option<String>) -> El {
             (by, descending) if by == column => Some(if descending { "descending" } else { "ascending" }.to_owned()),
             _ => None,
         };
-        let turn = move |_| sort.update(|(by, down)| (*by, *down) = (column, *by == column && !*down));
+        // Up, then down, then as the keys stand.
+        let turn = move |_| {
+            sort.update(|sort| {
+                *sort = match *sort {
+                    (by, false) if by == column => (column, true),
+                    (by, true) if by == column => (Column::Key, false),
+                    _ => (column, false),
+                };
+            });
+        };
         still("", class).attr_of("aria-sort", order).child(button("", name, turn))
     };
-    let mut headers = vec![still(words::STATE.text(), "c-state"), header(Column::Id, words::ID.text(), "c-id")];
+    let mut headers =
+        vec![header(Column::State, words::STATE.text(), "c-state"), header(Column::Id, words::ID.text(), "c-id")];
     if of_all {
         headers.push(header(Column::Service, words::SERVICE.text(), "c-service"));
     }
     headers.push(header(Column::Endpoints, words::ENDPOINTS.text(), "c-endpoints"));
     headers.push(header(Column::Version, words::VERSION.text(), "c-version"));
     headers.push(place_header(ui, of_it.clone()));
-    headers.push(still(words::LEASE.text(), "c-lease"));
-    headers.push(still(words::SINCE.text(), "c-since"));
+    headers.push(header(Column::Lease, words::LEASE.text(), "c-lease"));
+    headers.push(header(Column::Since, words::SINCE.text(), "c-since"));
     headers.push(still("", "c-act").child(said("span", "hidden", words::ACTIONS.text())));
     let filler = |before: bool| {
         let cell = pad(el("td").attr("colspan", if of_all { "9" } else { "8" }), window, count, row_px, before);
