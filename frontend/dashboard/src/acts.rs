@@ -17,7 +17,7 @@ use crate::{
     app::{Ui, Undo},
     browser,
     components::row::short_id,
-    words,
+    keys, words,
 };
 
 /// How many acts go out in one request: few enough that the answers come row by row.
@@ -28,7 +28,8 @@ pub const CHUNK_ACTS: usize = 20;
 pub struct Taken {
     record: Arc<Record>,
     until_ms: f64,
-    note: u64,
+    /// The number of the note that tells of it.
+    pub note: u64,
 }
 
 /// Why something was not done.
@@ -53,7 +54,7 @@ thread_local! {
 pub fn why(error: &ClientError) -> String {
     match error {
         ClientError::Problem(problem) if problem.status < 500 => problem.detail.clone(),
-        error => [&*error.to_string(), ". ", words::NOTHING_CHANGED.text()].concat(),
+        error => [error.to_string().trim_end_matches('.'), ". ", words::NOTHING_CHANGED.text()].concat(),
     }
 }
 
@@ -208,6 +209,7 @@ pub fn undo(ui: Ui, number: u64) {
     let Some(undo) = toast.and_then(|toast| toast.undo) else { return };
     // What is put back by this page does not come back by itself.
     ui.taken.update(|taken| taken.retain(|taken| taken.note != number));
+    keys::keep_focus(ui);
     let note = ui.tell_instead(number, words::PUTTING_BACK.with(&[&undo.name]), None);
     spawn_local(async move {
         let mut failed: Vec<Refused> = Vec::new();

@@ -39,6 +39,9 @@ const NARROW_PX: f64 = 700.0;
 /// How many notes are kept in sight at once.
 const TOASTS_MAX: usize = 3;
 
+/// How many are kept that take something back.
+const TOASTS_UNDO_MAX: usize = 6;
+
 /// How long a note stays that takes nothing back, in milliseconds.
 const TOAST_MS: f64 = 8_000.0;
 
@@ -283,7 +286,12 @@ impl Ui {
             Some(at) => toasts[at] = toast,
             None => toasts.insert(0, toast),
         }
-        toasts.truncate(TOASTS_MAX);
+        // What can be taken back stays for as long as it can.
+        while toasts.len() > TOASTS_MAX {
+            let Some(place) = toasts.iter().rposition(|toast| toast.undo.is_none()) else { break };
+            toasts.remove(place);
+        }
+        toasts.truncate(TOASTS_UNDO_MAX);
         self.toasts.set(toasts);
         next
     }

@@ -256,7 +256,7 @@ words! {
     BACK_SAME_LEASE = "{0} is back under the same key and lease: its program watches the key and put it back, or somebody undid this.";
     BACK_NEW_LEASE = "{0} is back under a new lease: its program registered it again.";
     BACK_NEW_KEY = "{0} is back under another key: its program registered anew.";
-    BACK_MANY = "{0} are back: their programs registered them again, or somebody undid this.";
+    BACK_MANY = "Back again: {0}. Their programs registered them, or somebody undid this.";
     WEIGHT = "Weight";
     WEIGHT_HINT = "Empty means 100; 0 drains it";
     WEIGHT_WRONG = "a weight is a whole number, 0 or more; empty means 100";
@@ -278,7 +278,9 @@ words! {
     EDIT_KEPT_ASIDE = "What fits no line (several lines, = in a name) is not shown here and stays as it is.";
     DRAFT_KEPT = "What was typed before is still here.";
     DISCARD = "Start over";
-    CONFLICT = "It has changed since this was opened, by whom is not known: revision {0} became {1}.";
+    CONFLICT = "It has changed since this was opened, in {2}: revision {0} became {1}.";
+    ONE_FIELD = "{0} field";
+    MANY_FIELDS = "{0} fields";
     CONFLICT_MERGED = "What changed is taken over where nothing was typed. Where both changed, choose; then save again.";
     CONFLICT_AGAIN = "Nothing was done. What is shown now is as it stands; confirm again to act on that.";
     CONFLICT_SAME = "No field of it is different: it was written again as it was.";
@@ -292,7 +294,6 @@ words! {
     DRAINING = "Draining {0}";
     UNDRAINING = "Undraining {0}";
     UNDONE = "{0} is as it was before.";
-    UNDO_ENDS = "undo for {0}";
     SELECT = "Select {0}";
     SELECTED = "{0} selected";
     SELECT_ALL = "Select all {0}";
@@ -301,22 +302,20 @@ words! {
     BATCH_DRAIN_TITLE = "Drain {0}?";
     BATCH_UNDRAIN_TITLE = "Undrain {0}?";
     OF_LIVE = "{0} of {1}";
-    ALL_OF_THEM = "all of them";
     TYPE_THE_WORD = "For {0} this is the last one, or more than half. To confirm, type:";
     THE_WORD = "take out {0}";
     DONE_SO_FAR = "{0} of {1} done";
     BATCH_FAILED = "{0} of {1} failed. What failed is as it was.";
     BATCH_AGAIN = "Try those again";
-    BATCH_DELETED = "{0} were deregistered.";
-    BATCH_DRAINED = "{0} were drained.";
-    BATCH_UNDRAINED = "{0} get calls again.";
-    BATCH_UNDONE = "{0} are as they were before.";
+    BATCH_DELETED = "Deregistered: {0}.";
+    BATCH_DRAINED = "Drained: {0}.";
+    BATCH_UNDRAINED = "Undrained: {0}.";
+    BATCH_UNDONE = "As before: {0}.";
     SKIPPED = "left as it is: {0}";
     ALREADY_DRAINED = "it is drained already";
     NOT_DRAINED = "it is not drained";
     CHANGED_SHORT = "it has changed: {0}";
     DONE = "done";
-    LEAVE_AS_IS = "{0} left as they are";
     KEYS_TITLE = "Keys";
     KEY_SEARCH = "search";
     KEY_MOVE = "move through the rows";
@@ -344,6 +343,7 @@ words! {
     SHOW_LATE = "Show what is late";
     SHOW_MALFORMED = "Show what does not decode";
     SELECT_SHOWN = "Select all that are shown";
+    OF_ALL = "For all of them: {0}";
 }
 
 /// `1 instance`, `1,234 instances`.
@@ -363,6 +363,11 @@ pub fn keys(count: usize) -> String {
 
 fn counted(count: usize, one: Word, many: Word) -> String {
     if count == 1 { one } else { many }.with(&[&number(count)])
+}
+
+/// `1 field`, `3 fields`.
+pub fn fields(count: usize) -> String {
+    counted(count, ONE_FIELD, MANY_FIELDS)
 }
 
 /// A number with its thousands parted.

@@ -147,7 +147,11 @@ struct Batch {
     lines: Vec<Line>,
     typed: String,
     working: bool,
+    /// What takes all of it back, and the note that offers that.
     tokens: Vec<String>,
+    note: u64,
+    /// What was done.
+    done: Vec<Arc<Record>>,
 }
 
 impl Batch {
@@ -166,7 +170,7 @@ impl Batch {
             Line { record: Arc::clone(record), outcome }
         };
         let lines = records.iter().map(line).collect();
-        Self { act, lines, typed: String::new(), working: false, tokens: Vec::new() }
+        Self { act, lines, typed: String::new(), working: false, tokens: Vec::new(), note: 0, done: Vec::new() }
     }
 
     /// What is still to be done.
@@ -257,7 +261,11 @@ pub fn batch(ui: Ui, act: Act, records: &[Arc<Record>]) -> El {
         .attr("data-testid", "confirm")
         .flag("disabled", move || !asked.with(|asked| asked.is_ready(ui)))
         .text_of(verb);
-    let cancel = button("", words::CANCEL.text(), move |_| close(ui)).attr("data-testid", "cancel");
+    let leave = move || {
+        let is_over = asked.with(|asked| !asked.done.is_empty());
+        if is_over { words::CLOSE.text() } else { words::CANCEL.text() }.to_owned()
+    };
+    let cancel = button("", "", move |_| close(ui)).attr("data-testid", "cancel").text_of(leave);
     let form = el("form")
         .on("submit", submit)
         .child(title(&name.with(&[&count])))
@@ -279,7 +287,7 @@ async fn run(ui: Ui, asked: RwSignal<Batch>) {
             }
         }
     });
-    let mut all_done: Vec<Arc<Record>> = Vec::new();
+    let mut new: Vec<Arc<Record>> = Vec::new();
     loop {
         let chunk: Vec<(usize, Arc<Record>)> = asked
             .try_with_untracked(|asked| {
@@ -318,24 +326,28 @@ async fn run(ui: Ui, asked: RwSignal<Batch>) {
                 selected.remove(&record.key);
             }
         });
-        all_done.extend(done);
+        new.extend(done);
     }
     let over = asked.try_update(|asked| {
         asked.working = false;
         let failed = asked.count(|outcome| matches!(outcome, Outcome::Failed(_)));
-        (failed, std::mem::take(&mut asked.tokens))
+        asked.done.extend(new.iter().cloned());
+        (failed, asked.tokens.clone(), asked.done.clone(), asked.note)
     });
-    let Some((failed, tokens)) = over else { return };
-    if !all_done.is_empty() {
-        let name = words::instances(all_done.len());
+    let Some((failed, tokens, done, before)) = over else { return };
+    if !new.is_empty() {
+        let name = words::instances(done.len());
         let text = match act {
             Act::Drain => words::BATCH_DRAINED,
             Act::Undrain => words::BATCH_UNDRAINED,
             Act::Delete | Act::Revoke => words::BATCH_DELETED,
         };
         let undo = Undo { tokens, name: name.clone(), puts_back: act == Act::Delete };
-        let toast = ui.tell(text.with(&[&name]), (!undo.tokens.is_empty()).then_some(undo));
-        acts::note(ui, act, &all_done, toast);
+        // What is tried again is one act with what was done before: one note takes back all of it.
+        let toast = ui.tell_instead(before, text.with(&[&name]), (!undo.tokens.is_empty()).then_some(undo));
+        ui.taken.update(|taken| taken.retain(|taken| taken.note != before || before == 0));
+        acts::note(ui, act, &done, toast);
+        asked.try_update(|asked| asked.note = toast);
     }
     if failed == 0 {
         close(ui);
@@ -348,6 +360,13 @@ fn groups(ui: Ui, asked: &Batch) -> Vec<El> {
     for line in &asked.lines {
         services.entry(&line.record.service).or_default().push(line);
     }
+    let sentence = |line: &Line| aftermath::sentence(line.record.layout, asked.act, line.record.lease.is_some());
+    let is_meant = |line: &&Line| !matches!(line.outcome, Outcome::Skipped(_));
+    let all: BTreeSet<&str> = asked.lines.iter().filter(is_meant).map(sentence).collect();
+    // What is the same for all is said once.
+    let of_all = all.first().filter(|_| all.len() == 1 && services.len() > 1);
+    let of_all = of_all.map(|sentence| said("p", "", &words::OF_ALL.with(&[sentence])));
+    let is_each = of_all.is_none();
     let guarded = asked.guard(ui).map(|(services, _)| services).unwrap_or_default();
     let mut left = ROWS_MAX;
     let groups = services.into_iter().map(|(service, mut lines)| {
@@ -355,13 +374,9 @@ fn groups(ui: Ui, asked: &Batch) -> Vec<El> {
         let live = ui.store.read(|live| live.summary(service).instances).max(lines.len());
         let (here, live) = (words::number(lines.len()), words::instances(live));
         let how_many = words::OF_LIVE.with(&[&here, &live]);
-        let mut said_already = BTreeSet::new();
-        let sentences = lines.iter().filter_map(|line| {
-            let act = if matches!(line.outcome, Outcome::Skipped(_)) { return None } else { asked.act };
-            let sentence = aftermath::sentence(line.record.layout, act, line.record.lease.is_some());
-            said_already.insert(sentence).then(|| said("p", "", sentence))
-        });
-        let sentences: Vec<El> = sentences.collect();
+        let sentences: BTreeSet<&str> =
+            lines.iter().copied().filter(|line| is_each && is_meant(line)).map(sentence).collect();
+        let sentences = sentences.into_iter().map(|sentence| said("p", "", sentence));
         let shown = lines.len().min(left);
         left -= shown;
         let more = lines.len() - shown;
@@ -374,7 +389,7 @@ fn groups(ui: Ui, asked: &Batch) -> Vec<El> {
             .child(el("ul").children(rows))
             .children((more > 0).then(|| said("p", "quiet", &["+ ", &words::number(more)].concat())))
     });
-    groups.collect()
+    of_all.into_iter().chain(groups).collect()
 }
 
 fn row(line: &Line) -> El {

@@ -151,7 +151,8 @@ pub fn changed_list(was: &Record, is: &Record) -> El {
 
 /// The revisions of what was shown and of what stands there now.
 pub fn changed_words(was: &Record, is: &Record) -> String {
-    words::CONFLICT.with(&[&was.mod_revision.to_string(), &is.mod_revision.to_string()])
+    let fields = words::fields(aftermath::changes(was, is).len());
+    words::CONFLICT.with(&[&was.mod_revision.to_string(), &is.mod_revision.to_string(), &fields])
 }
 
 /// What the question is at.

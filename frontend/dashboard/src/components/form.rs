@@ -194,9 +194,16 @@ pub fn register_form(ui: Ui) -> El {
         let by = if event_target_value(&event) == "caller" { KeepAlive::Caller } else { KeepAlive::Server };
         change(Field::KeepAlive, &|draft| draft.keep_alive = by);
     };
-    let of_form = move || {
-        let at = |field| state.with(|state| state.error(ui, field));
-        at(Field::Form).or_else(|| at(Field::Layout)).or_else(|| at(Field::KeepAlive)).unwrap_or_default()
+    let wrong = move |field: Field| state.with(|state| state.error(ui, field));
+    let of_form = move || wrong(Field::Form).unwrap_or_default();
+    // A choice that the server does not take.
+    let choice = move |field: Field, name: &'static str, label: Word, control: El| {
+        let why = ["why-", name].concat();
+        let control = control
+            .attr("aria-describedby", &why)
+            .attr_of("aria-invalid", move || wrong(field).map(|_| "true".to_owned()));
+        let message = el("p").class("error").attr("id", &why).text_of(move || wrong(field).unwrap_or_default());
+        labelled(name, label, control).child(message)
     };
     let endpoints_hint = |layout| match layout {
         Layout::Kratos => words::URLS_HINT.text(),
@@ -214,7 +221,7 @@ pub fn register_form(ui: Ui) -> El {
         .on("change", renew)
         .child(option("server", words::KEEP_ALIVE_SERVER.text()))
         .child(option("caller", words::KEEP_ALIVE_CALLER.text()).attr_if("selected", by_caller.then_some("")));
-    let keep_alive = labelled("keep_alive", words::KEEP_ALIVE, keep_alive)
+    let keep_alive = choice(Field::KeepAlive, "keep_alive", words::KEEP_ALIVE, keep_alive)
         .flag("hidden", move || is_needless(&state, Field::KeepAlive));
     let is_working = move || state.with(|state| state.working);
     let submit_button = el("button")
@@ -235,7 +242,7 @@ pub fn register_form(ui: Ui) -> El {
         .attr("novalidate", "")
         .on("submit", submit)
         .children(kept)
-        .child(labelled("layout", words::LAYOUT, layout_choice))
+        .child(choice(Field::Layout, "layout", words::LAYOUT, layout_choice))
         .child(line(Field::Name, "name", words::NAME_LABEL, |_| ""))
         .child(line(Field::Endpoints, "endpoints", words::ENDPOINTS, endpoints_hint))
         .child(line(Field::Id, "id", words::ID, |_| words::ID_HINT.text()))

@@ -43,6 +43,8 @@ enum Deed {
     Register,
     Undo,
     Theme,
+    Rows,
+    Language,
     Keys,
 }
 
@@ -102,6 +104,8 @@ fn answers(ui: Ui, typed: &str) -> Vec<Answer> {
         offer(0, plain(words::SELECT_SHOWN), act(), Deed::SelectAll);
     }
     offer(0, plain(words::THEME), act(), Deed::Theme);
+    offer(0, plain(words::ROWS), act(), Deed::Rows);
+    offer(0, [words::LANGUAGE.text(), " · language · 语言"].concat(), act(), Deed::Language);
     offer(0, plain(words::KEYS_TITLE), act(), Deed::Keys);
     ui.store.read(|live| {
         for (name, records) in live.catalog().services() {
@@ -140,6 +144,8 @@ fn run(ui: Ui, deed: Deed) {
         Deed::Register => ui.form.set(true),
         Deed::Undo => acts::undo_newest(ui),
         Deed::Theme => Ui::switch_theme(),
+        Deed::Rows => ui.switch_rows(),
+        Deed::Language => ui.switch_language(),
         Deed::Keys => ui.dialog.set(Some(Ask::Keys)),
     }
 }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     app::{Toast, Ui},
-    words,
+    keys, words,
 };
 
 /// The notes at the page's foot.
@@ -29,7 +29,10 @@ pub fn toasts(ui: Ui) -> El {
 
 fn note(ui: Ui, toast: &Toast) -> El {
     let (number, until_ms) = (toast.number, toast.until_ms);
-    let close = move |_| ui.toasts.update(|toasts| toasts.retain(|other| other.number != number));
+    let close = move |_| {
+        ui.toasts.update(|toasts| toasts.retain(|other| other.number != number));
+        keys::keep_focus(ui);
+    };
     let mut note = el("div").class("toast").child(said("span", "", &toast.text));
     if toast.undo.is_some() {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is not negative")]
