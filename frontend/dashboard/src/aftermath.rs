@@ -9,7 +9,8 @@ use rollcall_shared::{Decoded, Layout, Raw, Record, ServiceInstance, api::Instan
 
 use crate::words::{self, Word};
 
-/// The metadata that says how many calls an instance gets, in go-kratos: a base-10 integer, 100 where there is none.
+/// The metadata that says how many calls an instance gets: a base-10 integer, where there is none 100 in go-kratos, and
+/// 10 in Kitex and Hertz.
 pub const WEIGHT: &str = "weight";
 
 /// What is done to an instance.
@@ -23,6 +24,11 @@ pub enum Act {
     Drain,
     /// Its weight becomes what it was before.
     Undrain,
+}
+
+/// Whether programs that read this layout share calls out by weight.
+pub fn knows_weight(layout: Layout) -> bool {
+    matches!(layout, Layout::Kratos | Layout::Kitex | Layout::Hertz)
 }
 
 /// Whether a weight of 0 keeps callers away from what is written in this layout. In Kitex and Hertz it reads as 10.

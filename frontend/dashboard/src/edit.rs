@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rollcall_shared::{FieldError, Layout, ServiceInstance, api::InstanceEdit};
 
 use crate::{
-    aftermath::{WEIGHT, can_drain},
+    aftermath::{WEIGHT, can_drain, knows_weight},
     draft::{Field, endpoints, metadata},
     words,
 };
@@ -34,14 +34,14 @@ pub fn offers(layout: Layout, field: Field) -> bool {
     match field {
         Field::Version => carries.version,
         Field::Metadata => carries.metadata,
-        Field::Weight => can_drain(layout),
+        Field::Weight => knows_weight(layout),
         Field::Endpoints => !carries.id_is_address,
         _ => false,
     }
 }
 
 fn has_field(layout: Layout, name: &str) -> bool {
-    name == WEIGHT && can_drain(layout)
+    name == WEIGHT && knows_weight(layout)
 }
 
 /// Whether a pair reads back from a line as it was.
@@ -62,7 +62,7 @@ impl EditDraft {
                 }
             }
         }
-        let weight = instance.metadata.get(WEIGHT).filter(|_| can_drain(layout));
+        let weight = instance.metadata.get(WEIGHT).filter(|_| knows_weight(layout));
         Self {
             version: instance.version.clone(),
             endpoints: instance.endpoints.join("\n"),
@@ -110,8 +110,11 @@ impl EditDraft {
             }
         }
         let weight = self.weight.trim();
-        if touched(Field::Weight) && !weight.is_empty() && weight.parse::<u32>().is_err() {
-            errors.push(FieldError::new("/instance/metadata/weight", words::WEIGHT_WRONG.text()));
+        let least = u32::from(!can_drain(layout));
+        let is_weight = weight.is_empty() || weight.parse::<u32>().is_ok_and(|weight| weight >= least);
+        if touched(Field::Weight) && !is_weight {
+            let why = if can_drain(layout) { words::WEIGHT_WRONG } else { words::WEIGHT_WRONG_10 };
+            errors.push(FieldError::new("/instance/metadata/weight", why.text()));
         }
         let after = edit.over(before);
         errors.extend(layout.check_edit(before, &after));
@@ -124,7 +127,7 @@ impl EditDraft {
 
     fn metadata_over(&self, layout: Layout, before: &ServiceInstance) -> Result<BTreeMap<String, String>, FieldError> {
         let mut pairs = metadata(&self.metadata)?;
-        if can_drain(layout) {
+        if knows_weight(layout) {
             if pairs.contains_key(WEIGHT) {
                 return Err(FieldError::new("/instance/metadata", words::WEIGHT_HAS_A_FIELD.text()));
             }
@@ -235,6 +238,18 @@ mod tests {
             let errors = draft.edit(Layout::Kratos, &before).unwrap_err();
             assert_eq!(Field::of_pointer(&errors[0].pointer), field, "{errors:?}");
         }
+    }
+
+    #[test]
+    fn a_weight_of_0_is_no_drain_where_it_reads_as_10() {
+        for (layout, weight, is_right) in
+            [(Layout::Kratos, "0", true), (Layout::Kitex, "0", false), (Layout::Hertz, "0", false), (Layout::Kitex, "1", true)]
+        {
+            let before = instance("", &[]);
+            let draft = EditDraft { weight: weight.into(), ..EditDraft::of(layout, &before) };
+            assert_eq!(draft.edit(layout, &before).is_ok(), is_right, "{layout} {weight}");
+        }
+        assert!(!offers(Layout::GoMicro, Field::Weight) && offers(Layout::Hertz, Field::Weight));
     }
 
     #[test]

@@ -260,6 +260,8 @@ words! {
     WEIGHT = "Weight";
     WEIGHT_HINT = "Empty means 100; 0 drains it";
     WEIGHT_WRONG = "a weight is a whole number, 0 or more; empty means 100";
+    WEIGHT_HINT_10 = "Empty means 10; the least is 1: nothing drains by weight here";
+    WEIGHT_WRONG_10 = "a weight is a whole number, 1 or more; empty means 10";
     WEIGHT_HAS_A_FIELD = "the weight has a field of its own above";
     DRAIN = "Drain";
     UNDRAIN = "Undrain";

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     acts::{send_one, token},
+    aftermath::can_drain,
     app::{Ui, Undo},
     browser,
     draft::Field,
@@ -159,7 +160,8 @@ pub fn edit_form(ui: Ui, key: &str) -> Option<El> {
     };
     let line = |field: Field| {
         let (name, label, hint): (_, Word, fn() -> &'static str) = match field {
-            Field::Weight => ("weight", words::WEIGHT, || words::WEIGHT_HINT.text()),
+            Field::Weight if can_drain(layout) => ("weight", words::WEIGHT, || words::WEIGHT_HINT.text()),
+            Field::Weight => ("weight", words::WEIGHT, || words::WEIGHT_HINT_10.text()),
             Field::Version => ("version", words::VERSION, || ""),
             Field::Endpoints => ("endpoints", words::ENDPOINTS, || ""),
             _ => ("metadata", words::METADATA, || words::METADATA_HINT.text()),
