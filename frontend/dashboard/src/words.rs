@@ -233,6 +233,7 @@ words! {
     ODDITIES = "Odd";
     ONLY_HERE = "Only {0}";
     NOTHING_SUCH = "Nothing of this kind yet.";
+    FOUND = "{0} found";
     HEADLINE = "{0} of {1}";
     LATE_COUNT = "{0} late";
     MALFORMED_COUNT = "{0} malformed";
@@ -512,6 +513,21 @@ mod tests {
         assert_eq!(burst(1, 0, 1_234), "1 instance appeared, 1,234 instances changed within moments");
         assert_eq!(etcd_away(false, 130, "14:02:11"), "etcd away for 2 min: showing what was true at 14:02:11");
         assert_eq!(deregister_title("{1}", "{0}"), "Deregister {1} of {0}?");
+    }
+
+    #[test]
+    fn chinese_says_every_word_with_the_same_parts() {
+        let lines: Vec<(&str, &str)> =
+            include_str!("../words/zh.txt").lines().filter_map(|line| line.split_once(" = ")).collect();
+        let names: Vec<&str> = lines.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, NAMES);
+        for ((name, text), english) in lines.iter().zip(ENGLISH) {
+            let parts =
+                |text: &str| (0..4).map(|n| text.matches(&["{", &n.to_string(), "}"].concat()).count()).collect();
+            let (here, there): (Vec<usize>, Vec<usize>) = (parts(text), parts(english));
+            assert_eq!(here, there, "{name}");
+            assert!(!text.is_empty() && !text.contains('!'), "{name}");
+        }
     }
 
     #[test]

@@ -13,18 +13,23 @@ use crate::{app::Ui, browser, route::Address, words};
 pub fn empty(ui: Ui) -> El {
     let what = move || {
         let is_searching = ui.search.with(|search| !search.is_empty());
+        // Where no other heading stands, it is the page's.
+        let title = |word: words::Word| {
+            let is_alone = ui.address.with(|address| address.service.is_none()) && !is_searching;
+            said(if is_alone { "h1" } else { "h2" }, "", word.text())
+        };
         if !ui.store.ready.get() {
             let progress = move || match ui.store.incoming.get() {
                 0 => String::new(),
                 records => words::snapshot_progress(records),
             };
-            vec![said("h2", "", words::WAITING.text()), el("p").class("quiet").text_of(progress)]
+            vec![title(words::WAITING), el("p").class("quiet").text_of(progress)]
         } else if is_searching {
             let clear = move |_| ui.search_for(String::new());
-            vec![said("h2", "", words::NO_MATCH.text()), button("", words::CLEAR_SEARCH.text(), clear)]
+            vec![title(words::NO_MATCH), button("", words::CLEAR_SEARCH.text(), clear)]
         } else if ui.address.with(|address| address.service.is_some()) {
             vec![
-                said("h2", "", words::NO_SUCH_SERVICE.text()),
+                title(words::NO_SUCH_SERVICE),
                 said("p", "", words::NO_SUCH_SERVICE_MORE.text()),
                 link("", &Address::default().href(), words::OVERVIEW.text()),
             ]
@@ -71,10 +76,10 @@ pub fn first_steps(ui: Ui) -> El {
         ui.tell(words::COPIED.text().to_owned(), None);
     };
     el("div").class("steps").children([
-        said("h2", "", words::EMPTY.text()),
+        said("h1", "", words::EMPTY.text()),
         said("p", "", words::EMPTY_WATCHED.text()),
         el("ul").class("prefixes mono").children(sources.iter().map(|source| said("li", "", source))),
-        said("h3", "", words::EMPTY_SNIPPET.text()),
+        said("h2", "", words::EMPTY_SNIPPET.text()),
         el("div").class("tabs").part(names),
         el("div").class("snippet").child(el("pre").attr("tabindex", "0").text_of(text)).child(button(
             "",

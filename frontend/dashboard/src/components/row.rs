@@ -264,7 +264,7 @@ fn lease_left(ui: Ui, row: Memo<Option<Row>>) -> Vec<El> {
             .style("animation-delay", &["-", &passed_ms.max(0).to_string(), "ms"].concat());
         let left = move || {
             ui.store.now_ms.track();
-            words::SECONDS.with(&[&clock.remaining_s(browser::now_ms()).to_string()])
+            words::about(clock.remaining_s(browser::now_ms()).unsigned_abs())
         };
         vec![
             el("span").class("drain").attr("aria-hidden", "true").child(drained),

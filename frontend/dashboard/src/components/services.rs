@@ -150,21 +150,22 @@ pub fn spark(ui: Ui, name: &str) -> El {
         .child(path)
 }
 
-/// The steps of a curve in a box of 48 by 16.
+/// The steps of a curve in a box of 48 by 16, which is as long as the page has been there, up to ten minutes.
 #[expect(clippy::cast_precision_loss, reason = "nobody has 2^52 instances")]
 fn line(curve: &[(f64, usize)], now_ms: f64) -> String {
-    let (least, most) =
-        curve.iter().fold((usize::MAX, 0), |(least, most), (_, count)| (least.min(*count), most.max(*count)));
-    let span = most.saturating_sub(least).max(1) as f64;
-    let height = |count: usize| if least == most { 8.0 } else { 14.0 - 12.0 * ((count - least) as f64 / span) };
-    let mut path = String::new();
-    for (at_ms, count) in curve {
-        let x = (48.0 * (1.0 - (now_ms - at_ms) / CURVE_MS)).max(0.0);
-        let (x, y) = (x.round().to_string(), height(*count).round().to_string());
-        let step = if path.is_empty() { ["M", &x, " ", &y] } else { ["H", &x, "V", &y] };
-        path.push_str(&step.concat());
+    let counts = || curve.iter().map(|(_, count)| *count);
+    let (least, most) = (counts().min().unwrap_or_default(), counts().max().unwrap_or_default());
+    let span_ms = curve.first().map_or(0.0, |(at_ms, _)| now_ms - at_ms).clamp(60_000.0, CURVE_MS);
+    let mut path = String::from("M0 ");
+    for (index, (at_ms, count)) in curve.iter().enumerate() {
+        let y = 14.0 - 12.0 * ((count - least) as f64 / (most - least).max(1) as f64);
+        if index > 0 {
+            let x = 48.0 * (1.0 - (now_ms - at_ms) / span_ms);
+            path.push_str(&["H", &x.round().max(0.0).to_string(), "V"].concat());
+        }
+        path.push_str(&y.round().to_string());
     }
-    if path.is_empty() { "M0 8H48".to_owned() } else { [&path, "H48"].concat() }
+    if curve.is_empty() { String::new() } else { [&path, "H48"].concat() }
 }
 
 /// What is odd about a service, or about all, the gravest first: in words, or, where it is tight, the gravest as a

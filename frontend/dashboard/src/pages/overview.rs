@@ -30,13 +30,11 @@ pub fn overview(ui: Ui) -> Vec<El> {
     let searching = Memo::new(move |_| ui.search.with(|search| !search.is_empty()));
     let is_empty = ui.store.overall(|live| live.catalog().is_empty());
     let what = move || {
-        vec![if searching.get() {
-            instance_table(ui, None)
-        } else if is_empty.get() {
-            empty(ui)
-        } else {
-            glance(ui)
-        }]
+        if searching.get() {
+            let count = move || words::FOUND.with(&[&words::number(ui.store.row_count())]);
+            return vec![el("header").class("head").child(el("h1").text_of(count)), instance_table(ui, None)];
+        }
+        vec![if is_empty.get() { empty(ui) } else { glance(ui) }]
     };
     vec![el("div").class("fill").part(what)]
 }
