@@ -233,6 +233,8 @@ words! {
     ODDITIES = "Odd";
     ONLY_HERE = "Only {0}";
     NOTHING_SUCH = "Nothing of this kind yet.";
+    CHANGED_PARTS = "changed: {0}";
+    COLON = ": ";
     FOUND = "{0} found";
     HEADLINE = "{0} of {1}";
     LATE_COUNT = "{0} late";

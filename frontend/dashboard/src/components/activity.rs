@@ -68,7 +68,7 @@ fn is_wanted(happening: &Happening, kind: usize, service: Option<&str>) -> bool 
         _ => false,
     };
     let counts = [1, came, left, changed, usize::from(is_odd)];
-    counts[kind] > 0 && (service.is_none() || name.as_deref() == service)
+    counts[kind] > 0 && (service.is_none() || name == service)
 }
 
 /// A list of happenings.
@@ -118,7 +118,7 @@ fn told(what: &What) -> (&'static str, Option<(String, Address)>, String, Option
         What::Changed { was, record } => {
             let parts: Vec<&str> = between(was, record).into_iter().map(|part| words::part(part)).collect();
             let parts = parts.join(words::LIST_COMMA.text());
-            ("changed", subject, [words::CHANGED.text(), ": ", &parts].concat(), None)
+            ("changed", subject, words::CHANGED_PARTS.with(&[&parts]), None)
         }
         What::Returned { how, .. } => ("appeared", subject, words::returned(*how).to_owned(), None),
         What::Vanished { why: None, .. } => ("vanished", subject, words::JUST_GONE.text().to_owned(), None),

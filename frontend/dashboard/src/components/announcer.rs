@@ -39,7 +39,7 @@ fn since(ui: Ui, number: u64) -> String {
     ui.store.read(|live| {
         for happening in live.feed().take_while(|happening| happening.number > number) {
             let (service, [left, came, changed]) = counted(&happening.what);
-            let sum = counts.entry(service.unwrap_or_default()).or_default();
+            let sum = counts.entry(service.unwrap_or_default().to_owned()).or_default();
             *sum = [sum[0] + left, sum[1] + came, sum[2] + changed];
         }
     });
@@ -54,12 +54,14 @@ fn since(ui: Ui, number: u64) -> String {
 }
 
 /// Which service something happened to, and how many instances of it left, came and changed.
-pub fn counted(what: &What) -> (Option<String>, [usize; 3]) {
-    let service = what.record().map(|record| record.service.clone());
+pub fn counted(what: &What) -> (Option<&str>, [usize; 3]) {
+    let service = what.record().map(|record| record.service.as_str());
     match what {
         What::Vanished { .. } => (service, [1, 0, 0]),
         What::Changed { .. } => (service, [0, 0, 1]),
-        What::Burst { appeared, vanished, changed, service, .. } => (service.clone(), [*vanished, *appeared, *changed]),
+        What::Burst { appeared, vanished, changed, service, .. } => {
+            (service.as_deref(), [*vanished, *appeared, *changed])
+        }
         What::Snapshot(_) => (None, [0, 0, 0]),
         What::Appeared(_) | What::Returned { .. } => (service, [0, 1, 0]),
     }

@@ -80,11 +80,7 @@ pub fn first_steps(ui: Ui) -> El {
         said("p", "", words::EMPTY_WATCHED.text()),
         el("ul").class("prefixes mono").children(sources.iter().map(|source| said("li", "", source))),
         said("h2", "", words::EMPTY_SNIPPET.text()),
-        el("div").class("tabs").part(names),
-        el("div").class("snippet").child(el("pre").attr("tabindex", "0").text_of(text)).child(button(
-            "",
-            words::COPY.text(),
-            copy,
-        )),
+        el("div").class("tabs").part(names).child(button("copy", words::COPY.text(), copy)),
+        el("div").class("snippet").child(el("pre").attr("tabindex", "0").text_of(text)),
     ])
 }

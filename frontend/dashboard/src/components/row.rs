@@ -93,7 +93,7 @@ pub fn instance_row(ui: Ui, record: Arc<Record>, of_all: bool) -> El {
         if is_gone.get() { Vec::new() } else { vec![button("act", words::DEREGISTER.text(), ask)] }
     };
     let lease = move || if is_gone.get() { Vec::new() } else { lease_left(ui, row) };
-    let since = move || {
+    let came = move || {
         drawn.track();
         if is_gone.get() { Vec::new() } else { ago(ui, drawn.with(|row| row.as_ref().and_then(|row| row.since_ms))) }
     };
@@ -110,7 +110,7 @@ pub fn instance_row(ui: Ui, record: Arc<Record>, of_all: bool) -> El {
         .children(service)
         .part(move || told(ui, &drawn.get().expect("a row has a record"), is_gone.get()))
         .child(el("td").class("c-lease").flag("data-span", move || is_gone.get()).part(lease))
-        .child(el("td").class("c-since").flag("data-span", move || is_gone.get()).part(since))
+        .child(el("td").class("c-since").flag("data-span", move || is_gone.get()).part(came))
         .child(el("td").class("c-act").flag("data-span", move || is_gone.get()).part(act))
 }
 
@@ -170,7 +170,7 @@ pub fn copy_address(ui: Ui, scheme: Option<&str>, address: &str, full: &str) -> 
     let copied = full.to_owned();
     let copy = move |_| {
         browser::copy(&copied);
-        ui.tell([words::COPIED.text(), ": ", &copied].concat(), None);
+        ui.tell([words::COPIED.text(), words::COLON.text(), &copied].concat(), None);
     };
     button("address mono", "", copy)
         .attr("title", &[words::COPY.text(), " ", full].concat())
@@ -184,7 +184,7 @@ fn cause(why: Option<&Why>) -> El {
         Some(why) => cause.attr("title", &why.evidence).child(said("b", "", words::cause_name(why.cause))).child(said(
             "span",
             "evidence",
-            &[": ", &why.evidence].concat(),
+            &[words::COLON.text(), &why.evidence].concat(),
         )),
         None => cause.text(words::JUST_GONE.text()),
     }
@@ -238,12 +238,16 @@ pub fn ago(ui: Ui, at_ms: Option<f64>) -> Vec<El> {
         let began_ms = ui.store.read(Live::began_ms);
         return vec![said("span", "quiet", &words::BEFORE.with(&[&browser::clock(began_ms)[..5]]))];
     };
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "both are clamped")]
-    let ago = move || words::ago(((ui.store.now_ms.get() - at_ms) / 1_000.0).max(0.0) as u64);
     vec![
-        el("time").class("rel").attr("datetime", &browser::datetime(at_ms)).text_of(ago),
+        el("time").class("rel").attr("datetime", &browser::datetime(at_ms)).text_of(move || since(ui, at_ms)),
         said("time", "abs", &browser::clock(at_ms)),
     ]
+}
+
+/// How long ago a moment was; moves as time does.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is clamped")]
+pub fn since(ui: Ui, at_ms: f64) -> String {
+    words::ago(((ui.store.now_ms.get() - at_ms) / 1_000.0).max(0.0) as u64)
 }
 
 /// What is left of a lease: a bar that drains by itself, and the seconds.

@@ -11,7 +11,7 @@ use crate::{
         element::{El, el, link, said},
         empty::empty,
         instances::instance_table,
-        row::{ago, full_name},
+        row::{full_name, since},
         services::{marks, spark},
     },
     live::Live,
@@ -93,9 +93,9 @@ fn changed_last(ui: Ui) -> Vec<String> {
             let (name, _) = counted(&happening.what);
             if let Some(name) = name
                 && names.len() < LINES_MAX
-                && !names.contains(&name)
+                && !names.iter().any(|other| other == name)
             {
-                names.push(name);
+                names.push(name.to_owned());
             }
         }
     });
@@ -109,7 +109,7 @@ fn course(ui: Ui, wanted: &str) -> ([usize; 3], f64) {
     ui.store.read(|live| {
         for happening in live.feed().take_while(|happening| happening.at_ms > since_ms) {
             let (name, counts) = counted(&happening.what);
-            if name.as_deref() == Some(wanted) {
+            if name == Some(wanted) {
                 sum = [sum[0] + counts[0], sum[1] + counts[1], sum[2] + counts[2]];
                 last_ms = last_ms.max(happening.at_ms);
             }
@@ -119,22 +119,17 @@ fn course(ui: Ui, wanted: &str) -> ([usize; 3], f64) {
 }
 
 fn recent_line(ui: Ui, name: &str) -> El {
-    let summary = ui.store.summary(name);
-    let of = name.to_owned();
+    let (of, of_it) = (name.to_owned(), name.to_owned());
     let told = move || {
         ui.store.now_ms.track();
         summed(course(ui, &of).0)
     };
-    let of = name.to_owned();
-    let time = move || {
-        summary.track();
-        ago(ui, Some(course(ui, &of).1))
-    };
+    let time = move || since(ui, course(ui, &of_it).1);
     let line = link("", &Address::service(name).href(), "")
         .child(said("span", "name", name))
         .child(el("span").class("what").text_of(told))
         .child(spark(ui, name))
-        .child(el("span").class("when").part(time));
+        .child(el("time").text_of(time));
     el("li").child(line)
 }
 
