@@ -242,9 +242,12 @@ mod tests {
 
     #[test]
     fn a_weight_of_0_is_no_drain_where_it_reads_as_10() {
-        for (layout, weight, is_right) in
-            [(Layout::Kratos, "0", true), (Layout::Kitex, "0", false), (Layout::Hertz, "0", false), (Layout::Kitex, "1", true)]
-        {
+        for (layout, weight, is_right) in [
+            (Layout::Kratos, "0", true),
+            (Layout::Kitex, "0", false),
+            (Layout::Hertz, "0", false),
+            (Layout::Kitex, "1", true),
+        ] {
             let before = instance("", &[]);
             let draft = EditDraft { weight: weight.into(), ..EditDraft::of(layout, &before) };
             assert_eq!(draft.edit(layout, &before).is_ok(), is_right, "{layout} {weight}");
