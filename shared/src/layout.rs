@@ -66,6 +66,7 @@ impl FieldError {
 
 /// What a layout has a place for, beside names, ids and endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 pub struct Carries {
     /// Whether it has a place for a version.
     pub version: bool,
