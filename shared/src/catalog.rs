@@ -110,12 +110,21 @@ impl Catalog {
             return Ok(Vec::new());
         }
         let earlier = self.incoming.take().map(|incoming| incoming.records).unwrap_or_default();
-        let after: BTreeMap<&str, &Arc<Record>> =
-            earlier.iter().chain(&snapshot.records).map(|record| (record.key.as_str(), record)).collect();
+        // By key, and of one key what came last. A table of its own kind would be that much more of the page.
+        let mut after: Vec<&Arc<Record>> = earlier.iter().chain(&snapshot.records).collect();
+        after.sort_by(|a, b| a.key.cmp(&b.key));
+        after.dedup_by(|next, kept| {
+            let is_same = next.key == kept.key;
+            if is_same {
+                *kept = *next;
+            }
+            is_same
+        });
+        let stands = |key: &str| after.binary_search_by(|record| record.key.as_str().cmp(key)).is_ok();
         let gone: Vec<String> = self
             .records
             .values()
-            .filter(|record| snapshot.revisions.contains_key(&record.source) && !after.contains_key(&*record.key))
+            .filter(|record| snapshot.revisions.contains_key(&record.source) && !stands(&record.key))
             .map(|record| record.key.clone())
             .collect();
         let mut changes = Vec::new();
@@ -124,7 +133,7 @@ impl Catalog {
                 changes.push(Change::Delete(Departure { key, service: last.service.clone(), last }));
             }
         }
-        for record in after.into_values() {
+        for record in after {
             if self.records.get(&record.key).is_none_or(|known| known != record) {
                 self.put(record);
                 changes.push(Change::Put(Arc::clone(record)));

@@ -167,8 +167,9 @@ fn build(machine: &mut Machine) -> Outcome<()> {
     step::run("cargo build --release --package rollcall-server", cargo)
 }
 
-/// The crates that run natively; the two others are built for WebAssembly alone.
-const NATIVE: [&str; 5] = ["--workspace", "--exclude", "rollcall-dashboard", "--exclude", "rollcall-client"];
+/// The crates that run natively; the others are built for WebAssembly alone.
+const NATIVE: [&str; 7] =
+    ["--workspace", "--exclude", "rollcall-dashboard", "--exclude", "rollcall-client", "--exclude", "wasm-streams"];
 
 fn test(machine: &Machine, long: bool, filter: Option<&str>, axe: Outcome<PathBuf>) -> ExitCode {
     let mut failed = Vec::new();
