@@ -13,11 +13,9 @@ use crate::{
     acts::Taken,
     browser,
     components::{
-        activity::activity,
-        announcer::announcer,
         dialog::{Ask, dialog},
         element::{El, el},
-        later,
+        later::{self, Later},
         services::service_list,
         sheet::sheet,
         toasts::toasts,
@@ -384,8 +382,9 @@ fn page(ui: Ui) -> El {
         .child(top_bar(ui))
         .child(service_list(ui))
         .child(el("main").class("main").attr("id", "main").attr("tabindex", "-1").part(middle))
-        .child(activity(ui))
+        .part(move || later::when_it_stands(ui, Later::Activity))
         .child(sheet(ui));
     // The bar comes before the notes, so that they know to stand above it.
-    el("div").child(frame).child(dialog(ui)).child(later::hands(ui)).child(toasts(ui)).child(announcer(ui))
+    let hands = move || later::when_it_stands(ui, Later::Hands);
+    el("div").child(frame).child(dialog(ui)).part(hands).child(toasts(ui))
 }

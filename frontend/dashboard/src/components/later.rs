@@ -13,6 +13,8 @@ use wasm_bindgen_futures::spawn_local;
 use web_sys::Event;
 
 use super::{
+    activity::activity,
+    announcer::announcer,
     batch::selection_bar,
     dialog::{Ask, asked},
     edit::edit_form,
@@ -21,10 +23,10 @@ use super::{
     form::register_form,
     sheet::details,
 };
-use crate::{acts, app::Ui, keys, words};
+use crate::{acts, app::Ui, keys, pages::overview::glance, words};
 
-/// How long the first rows have the line and the processor for themselves.
-const QUIET: Duration = Duration::from_secs(1);
+/// How often it is looked whether the first rows stand, which until then have the line and the processor for themselves.
+const QUIET: Duration = Duration::from_millis(100);
 
 /// What is drawn by the part of the program that comes later.
 #[derive(Debug)]
@@ -39,7 +41,12 @@ pub enum Later {
     Form,
     /// What stands where nothing is registered yet.
     FirstSteps,
-    /// What stands as long as the page does: the bar of what is selected, and what watches over acts and the focus.
+    /// The overview, where no service is chosen and nothing is searched.
+    Glance,
+    /// The feed of everything.
+    Activity,
+    /// What stands as long as the page does: the bar of what is selected, what is said aloud, and what watches over acts
+    /// and the focus.
     Hands,
     /// Nothing: a key was pressed.
     Press(Event),
@@ -63,13 +70,15 @@ fn draw_now(ui: Ui, what: Later) -> Result<El, SplitLoaderError> {
         Later::Edit(key) => edit_form(ui, &key).unwrap_or_else(|| details(ui, &key)),
         Later::Form => register_form(ui),
         Later::FirstSteps => first_steps(ui),
+        Later::Glance => glance(ui),
+        Later::Activity => activity(ui),
         Later::Hands => {
             keys::keep_place(ui);
             acts::watch_for_returns(ui);
             for event in PRESSED.take() {
                 keys::press(ui, &event);
             }
-            selection_bar(ui)
+            el("div").child(selection_bar(ui)).child(announcer(ui))
         }
         Later::Press(event) => {
             keys::press(ui, &event);
@@ -82,14 +91,9 @@ fn draw_now(ui: Ui, what: Later) -> Result<El, SplitLoaderError> {
     })
 }
 
-/// What stands as long as the page does, once it can.
-pub fn hands(ui: Ui) -> El {
-    el("div").part(move || {
-        if !ui.later.get() {
-            return Vec::new();
-        }
-        drawn(ui, Later::Hands).into_iter().collect()
-    })
+/// Draws what stands by itself as soon as it can, and is not what the part is fetched for.
+pub fn when_it_stands(ui: Ui, what: Later) -> Vec<El> {
+    if ui.later.get() { drawn(ui, what).into_iter().collect() } else { Vec::new() }
 }
 
 /// A key was pressed somewhere on the page.

@@ -11,6 +11,7 @@ use crate::{
         element::{El, el, link, said},
         empty::empty,
         instances::instance_table,
+        later::{self, Later},
         row::{full_name, since},
         services::{marks, spark},
     },
@@ -34,12 +35,13 @@ pub fn overview(ui: Ui) -> Vec<El> {
             let count = move || words::FOUND.with(&[&words::number(ui.store.row_count())]);
             return vec![el("header").class("head").child(el("h1").text_of(count)), instance_table(ui, None)];
         }
-        vec![if is_empty.get() { empty(ui) } else { glance(ui) }]
+        if is_empty.get() { vec![empty(ui)] } else { later::when_it_stands(ui, Later::Glance) }
     };
     vec![el("div").class("fill").part(what)]
 }
 
-fn glance(ui: Ui) -> El {
+/// How it is with everything.
+pub fn glance(ui: Ui) -> El {
     let totals = ui.store.overall(Live::totals);
     let headline = move || {
         let services = ui.store.read(|live| live.catalog().services().count());
