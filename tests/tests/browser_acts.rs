@@ -323,6 +323,7 @@ async fn what_changes_under_an_edit_is_shown_beside_what_was_typed() {
         if value["metadata"] == expected && value["version"] == "v2" && of == lease { Ok(()) } else { Err(value) }
     })
     .await;
+    says(&browser, TOASTS, "was changed").await;
     browser.press_keys(&["z"]).await;
     stands_as(&etcd, &one, &theirs, lease).await;
     browser.has_clean_console().await;

@@ -7,7 +7,7 @@ use rollcall_shared::Record;
 use wasm_bindgen::JsCast;
 use web_sys::{Element, Event, HtmlElement, KeyboardEvent};
 
-use crate::{acts, aftermath::Act, app::Ui, browser, components::dialog::Ask};
+use crate::{acts, aftermath::Act, app::Ui, browser, components::dialog::Ask, route::Address};
 
 /// The keys there are, with what they do.
 pub const KEYS: [(&str, crate::words::Word); 12] = {
@@ -126,10 +126,12 @@ fn step(ui: Ui, by: isize) {
     });
     if let Some((next, key)) = next {
         PLACE.set(next);
-        ui.at.set(Some(key));
         reveal(next);
-        // Rows that come into sight are drawn with the next frame.
-        request_animation_frame(move || request_animation_frame(|| focus_row("")));
+        if !focus_link(&key) {
+            // Rows that come into sight are drawn with the next frame.
+            request_animation_frame(move || request_animation_frame(|| focus_row("")));
+        }
+        ui.at.set(Some(key));
     }
 }
 
@@ -158,6 +160,15 @@ fn reveal(place: usize) {
     };
     #[expect(clippy::cast_possible_truncation, reason = "a length that the browser can scroll")]
     table.set_scroll_top(to.ceil() as i32);
+}
+
+/// Puts the focus on the row of a key, where that is drawn.
+fn focus_link(key: &str) -> bool {
+    let quoted = key.replace('\\', "\\\\").replace('"', "\\\"");
+    let selector = ["[data-testid=instance][data-key=\"", &quoted, "\"] a[href]"].concat();
+    let link = document().query_selector(&selector).ok().flatten();
+    let link = link.and_then(|link| link.dyn_into::<HtmlElement>().ok());
+    link.is_some_and(|link| link.focus().is_ok())
 }
 
 /// Puts the focus on the keyboard's row, or on the middle of the page where it is at none.
@@ -195,19 +206,23 @@ fn keep_focus_at_row(ui: Ui) {
 
 /// When the keyboard's row leaves the table, the one that takes its place is next.
 pub fn keep_place(ui: Ui) {
-    Effect::new(move |_| {
+    Effect::new(move |before: Option<Address>| {
         let count = ui.store.row_count();
-        let Some(at) = ui.at.get_untracked() else { return };
+        let here = Address { key: None, ..ui.address.get_untracked() };
+        let Some(at) = ui.at.get_untracked() else { return here };
+        let is_same_table = before.is_none_or(|before| before == here);
         let next = ui.store.with_rows(|rows| {
             if let Some(place) = place_of(rows, &at) {
                 PLACE.set(place);
                 return Some(at);
             }
-            rows.get(PLACE.get().min(count.saturating_sub(1))).map(|row| row.key.clone())
+            let next = rows.get(PLACE.get().min(count.saturating_sub(1))).filter(|_| is_same_table);
+            next.map(|row| row.key.clone())
         });
         if ui.at.with_untracked(|at| *at != next) {
             ui.at.set(next);
             keep_focus(ui);
         }
+        here
     });
 }
