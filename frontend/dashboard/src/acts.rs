@@ -121,6 +121,11 @@ pub fn token(answer: &ActAnswer) -> Option<String> {
     }
 }
 
+/// What a note calls an instance: ids alone are numbers, often.
+pub fn name_of(record: &Record) -> String {
+    [&record.service, " / ", short_id(record)].concat()
+}
+
 /// Keeps in mind what was done, for what comes after: the weight there was, and that it may come back.
 pub fn note(ui: Ui, act: Act, records: &[Arc<Record>], toast: u64) {
     match act {
@@ -144,7 +149,7 @@ pub fn note(ui: Ui, act: Act, records: &[Arc<Record>], toast: u64) {
 
 /// Tells that an act on one record was done, in the place of a note that said that it is being done.
 pub fn tell_done(ui: Ui, act: Act, record: &Arc<Record>, answer: &ActAnswer, instead: u64) {
-    let name = short_id(record).to_owned();
+    let name = name_of(record);
     let text = match (act, answer) {
         (Act::Drain, _) => words::DRAINED.with(&[&name]),
         (Act::Undrain, _) => words::UNDRAINED.with(&[&name]),
@@ -174,7 +179,7 @@ pub fn weigh(ui: Ui, record: Arc<Record>) {
         return;
     }
     let doing = if act == Act::Drain { words::DRAINING } else { words::UNDRAINING };
-    let toast = ui.tell(doing.with(&[short_id(&record)]), None);
+    let toast = ui.tell(doing.with(&[&name_of(&record)]), None);
     spawn_local(async move {
         match send_one(ui, request(act, &record, 0)).await {
             Ok(answer) => tell_done(ui, act, &record, &answer, toast),
@@ -258,7 +263,7 @@ pub fn watch_for_returns(ui: Ui) {
         }
         let text = match &*back {
             [] => return,
-            [(taken, now)] => aftermath::returned(&taken.record, now).with(&[short_id(&taken.record)]),
+            [(taken, now)] => aftermath::returned(&taken.record, now).with(&[&name_of(&taken.record)]),
             several => words::BACK_MANY.with(&[&words::instances(several.len())]),
         };
         // What is back cannot be put back: its note says so instead of offering it.

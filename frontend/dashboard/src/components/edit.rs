@@ -19,7 +19,7 @@ use super::{
     sheet::framed,
 };
 use crate::{
-    acts::{send_one, token},
+    acts::{name_of, send_one, token},
     aftermath::can_drain,
     app::{Ui, Undo},
     browser,
@@ -244,7 +244,7 @@ fn dispute(state: RwSignal<State>, field: Field, change: impl Fn(Field, String) 
 }
 
 fn told(ui: Ui, record: &Record, answer: &ActAnswer) {
-    let name = short_id(record).to_owned();
+    let name = name_of(record);
     let undo = token(answer).map(|token| Undo { tokens: vec![token], name: name.clone(), puts_back: false });
     ui.tell(words::EDITED.with(&[&name]), undo);
 }
