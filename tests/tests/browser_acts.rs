@@ -252,7 +252,7 @@ async fn everything_can_be_done_without_a_mouse() {
     browser.press_keys(&["e"]).await;
     focus_is(&browser, "INPUT weight").await;
     browser.press_keys(&["5", "0", "Enter"]).await;
-    let edited = kratos("pay", "2", "http://10.0.0.2:80").replace(r#"{"zone":"a"}"#, r#"{"zone":"a","weight":"50"}"#);
+    let edited = kratos("pay", "2", "http://10.0.0.2:80").replace(r#"{"zone":"a"}"#, r#"{"weight":"50","zone":"a"}"#);
     stands_as(&etcd, &key("pay", "2"), &edited, lease).await;
     browser.vanishes("form", soon()).await;
     browser.press_keys(&["Escape"]).await;
