@@ -154,7 +154,7 @@ function filter() {
     }
     if (!service) shown.sort();
   }
-  for (const row of rows) row.key = null;
+  for (const row of rows) row.key = undefined;
   drawn.clear();
   moved = true;
   ask();
@@ -231,7 +231,7 @@ function rowOf() {
   return {
     node, texts, metadata, action,
     bar: lease.firstChild.firstChild, time: lease.lastChild.appendChild(document.createTextNode('')),
-    key: null, top: -1, lease: undefined, deadline: 0, leased: lease, kind: '', state: '',
+    key: undefined, top: -1, lease: undefined, deadline: 0, leased: lease, kind: '', state: '',
   };
 }
 
@@ -365,7 +365,7 @@ function watchClock() {
   if (document.hidden) return;
   timer = setInterval(() => {
     const now = performance.now();
-    for (const row of rows) if (row.key !== null && row.kind === 'instance' && row.lease && leases.has(row.lease)) tick(row, now);
+    for (const row of rows) if (row.key && row.kind === 'instance' && row.lease && leases.has(row.lease)) tick(row, now);
   }, 1000);
 }
 document.addEventListener('visibilitychange', watchClock);

@@ -46,6 +46,9 @@ const EACH: u32 = 50;
 /// What is typed there: first all of it matches, then less with each key.
 const TYPED: &str = "fleet0731004";
 
+/// The id of the registry's first instance.
+const FIRST_ID: &str = "fleet00000000";
+
 /// How long after a key the next one comes, at least.
 const KEY: Duration = Duration::from_millis(250);
 
@@ -328,7 +331,8 @@ async fn typed(tab: &mut Tab) -> anyhow::Result<Vec<(f64, f64)>> {
     let mut numbers = Vec::new();
     for (number, (at, character)) in (1_u64..).zip(TYPED.char_indices()) {
         let text = &TYPED[..=at];
-        let first = format!("{text:0<13}");
+        // The first that matches, by its key.
+        let first = format!("{text}{}", &FIRST_ID[text.len()..]);
         let wanted =
             json!({ "number": number, "text": text, "key": format!("{}{}/{first}", load::PREFIX, &first[..9]) });
         tab.script("probe.wanted = arguments[0]", vec![wanted]).await;
