@@ -4,6 +4,10 @@ use reqwest::Method;
 use rollcall_tests::{Etcd, Process, Server, http, kratos, seconds, server::rollcall};
 use serde_json::json;
 
+/// What all that the page names of its files may weigh, compressed: what is loaded before the first row stands. Where
+/// this fails, something belongs into the part that comes later.
+const FIRST_LOAD_BYTES_MAX: usize = 145_000;
+
 fn extension(file: &str) -> &str {
     file.rsplit_once('.').map_or("", |(_, extension)| extension)
 }
@@ -124,6 +128,8 @@ async fn hashed_files_are_cached_for_ever_and_come_small() {
         files.iter().any(|file| extension(file) == "wasm") && files.iter().any(|file| extension(file) == "js"),
         "{files:?}"
     );
+    let mut first_load_bytes = 0;
+    let mut later = None;
     for file in files {
         let plain = server.page(&file).await;
         assert_eq!(plain.status, 200, "{file}");
@@ -140,8 +146,18 @@ async fn hashed_files_are_cached_for_ever_and_come_small() {
         let small = http::send(request).await;
         assert_eq!((small.status, small.header("content-encoding")), (200, Some("br")), "{file}");
         assert!(small.body.len() < plain.body.len(), "{file}");
+        first_load_bytes += small.body.len();
+        if extension(&file) == "js" {
+            let text = plain.text();
+            later = later.or_else(|| text.split('"').find(|text| text.contains("split_later-")).map(str::to_owned));
+        }
         assert!(small.header("vary").unwrap_or_default().to_lowercase().contains("accept-encoding"), "{file}");
     }
+    assert!(first_load_bytes <= FIRST_LOAD_BYTES_MAX, "the page loads {first_load_bytes} bytes before its first row");
+    let later = later.expect("a script names the part that comes later");
+    let later = server.page(&format!("/{}", later.trim_start_matches("./"))).await;
+    assert_eq!((later.status, later.header("content-type")), (200, Some("application/wasm")));
+    assert!(later.header("cache-control").unwrap_or_default().contains("immutable"), "{:?}", later.headers);
     for missing in ["/missing.js", "/missing-0123456789abcdef_bg.wasm", "/a/b/missing.css"] {
         assert_eq!(server.page(missing).await.status, 404, "{missing}");
     }
