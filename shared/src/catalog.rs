@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     event::{Change, Departure, RegistryEvent, Snapshot},
     instance::Revision,
+    order::in_order,
     record::Record,
 };
 
@@ -111,8 +112,9 @@ impl Catalog {
         }
         let earlier = self.incoming.take().map(|incoming| incoming.records).unwrap_or_default();
         // By key, and of one key what came last. A table of its own kind would be that much more of the page.
-        let mut after: Vec<&Arc<Record>> = earlier.iter().chain(&snapshot.records).collect();
-        after.sort_by(|a, b| a.key.cmp(&b.key));
+        let told: Vec<&Arc<Record>> = earlier.iter().chain(&snapshot.records).collect();
+        let order = in_order(told.len(), &|a, b| told[a].key.cmp(&told[b].key));
+        let mut after: Vec<&Arc<Record>> = order.into_iter().map(|place| told[place]).collect();
         after.dedup_by(|next, kept| {
             let is_same = next.key == kept.key;
             if is_same {

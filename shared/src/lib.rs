@@ -10,6 +10,7 @@ pub mod event;
 pub mod instance;
 mod json;
 pub mod layout;
+pub mod order;
 pub mod record;
 
 pub use catalog::{Catalog, FoldError};

@@ -14,7 +14,7 @@ use crate::{
     browser,
     components::{
         dialog::{Ask, dialog},
-        element::{El, el},
+        element::{El, el, follow},
         later::{self, Later},
         services::service_list,
         sheet::sheet,
@@ -186,12 +186,12 @@ impl Ui {
         });
         window_event_listener_untyped("click", move |event| ui.follow_link(&event));
         window_event_listener_untyped("keydown", move |event| later::press(ui, event));
-        Effect::new(move |_| {
+        follow(move || {
             let (column, descending) = ui.sort.get();
             let service = ui.address.with(|address| address.service.clone());
             ui.store.ask(Query { service, search: ui.search.get(), column, descending });
         });
-        Effect::new(move |_| {
+        follow(move || {
             let title = ui.address.with(|address| match &address.service {
                 Some(name) => [name, " · ", words::NAME.text()].concat(),
                 None => words::NAME.text().to_owned(),

@@ -5,7 +5,7 @@
 
 use std::{cmp::Ordering, collections::BTreeMap, ops::Bound, sync::Arc};
 
-use rollcall_shared::Record;
+use rollcall_shared::{Record, order::in_order};
 
 use crate::{
     live::{Dirty, Live},
@@ -209,9 +209,8 @@ impl View {
     }
 
     fn sort(&mut self, live: &Live) {
-        let mut rows = std::mem::take(&mut self.rows);
-        rows.sort_by(|a, b| self.compare(a, b, live));
-        self.rows = rows;
+        let order = in_order(self.rows.len(), &|a, b| self.compare(&self.rows[a], &self.rows[b], live));
+        self.rows = order.into_iter().map(|place| Arc::clone(&self.rows[place])).collect();
     }
 
     fn is_of_it(&self, record: &Record) -> bool {

@@ -52,6 +52,12 @@ impl Drop for Listener {
     }
 }
 
+/// Does something now and whenever what it reads has changed, for as long as whoever asks is drawn. All share what an
+/// effect is compiled to.
+pub fn follow(act: impl FnMut() + 'static) {
+    Effect::new(Box::new(act) as Box<dyn FnMut()>);
+}
+
 /// An element of this kind.
 #[inline(never)]
 pub fn el(tag: &str) -> El {

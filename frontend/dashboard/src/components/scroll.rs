@@ -3,7 +3,7 @@
 use leptos::prelude::*;
 use web_sys::Element;
 
-use super::element::{El, el};
+use super::element::{El, el, follow};
 use crate::{app::Ui, window::Window};
 
 /// Where a scrolled box stands.
@@ -25,7 +25,7 @@ impl Scroll {
         let scrolled = el("div").class(class);
         let node = scrolled.node().clone();
         let measured = node.clone();
-        Effect::new(move |_| {
+        follow(move || {
             self.ui.resized.track();
             self.ui.narrow.track();
             self.measure(&measured);

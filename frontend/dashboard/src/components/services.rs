@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use leptos::prelude::*;
 
+use rollcall_shared::order::in_order;
+
 use super::{
-    element::{El, el, said, svg},
+    element::{El, el, follow, said, svg},
     scroll::{Scroll, pad},
 };
 use crate::{
@@ -79,7 +81,7 @@ pub fn service_list(ui: Ui) -> El {
 fn names(ui: Ui, order: RwSignal<usize>, held: RwSignal<bool>) -> Memo<Arc<Vec<String>>> {
     let found = ui.store.service_names();
     // What is searched anew is listed anew.
-    Effect::new(move |_| {
+    follow(move || {
         ui.search.track();
         held.set(false);
     });
@@ -98,12 +100,12 @@ fn names(ui: Ui, order: RwSignal<usize>, held: RwSignal<bool>) -> Memo<Arc<Vec<S
         }
         // Once a second is often enough for eyes.
         ui.store.now_ms.track();
-        let mut ranked: Vec<(u64, &String)> = ui.store.read(|live| {
+        let ranks: Vec<u64> = ui.store.read(|live| {
             let rank = |name: &String| if by == 1 { live.summary(name).instances as u64 } else { live.changed(name) };
-            found.iter().map(|name| (rank(name), name)).collect()
+            found.iter().map(rank).collect()
         });
-        ranked.sort_by_key(|(rank, _)| std::cmp::Reverse(*rank));
-        Arc::new(ranked.into_iter().map(|(_, name)| name.clone()).collect())
+        let order = in_order(ranks.len(), &|a, b| ranks[b].cmp(&ranks[a]));
+        Arc::new(order.into_iter().map(|place| found[place].clone()).collect())
     })
 }
 

@@ -3,7 +3,7 @@
 use leptos::prelude::*;
 
 use super::{
-    element::{El, button, el, said},
+    element::{El, button, el, follow, said},
     later,
 };
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
 
 /// The notes at the page's foot.
 pub fn toasts(ui: Ui) -> El {
-    Effect::new(move |_| {
+    follow(move || {
         let now_ms = ui.store.now_ms.get();
         if ui.toasts.with_untracked(|toasts| toasts.iter().any(|toast| toast.until_ms <= now_ms)) {
             ui.toasts.update(|toasts| toasts.retain(|toast| toast.until_ms > now_ms));
