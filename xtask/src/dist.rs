@@ -82,7 +82,26 @@ fn finish(dist: &Path) -> Outcome<()> {
     let html = fs::read_to_string(&page).map_err(|error| at(&page, &error))?;
     let boot = move_boot_out(&html)?;
     write(&dist.join(&boot.name), &boot.script)?;
-    write(&page, &boot.html)
+    write(&page, &boot.html)?;
+    for path in split::listed(dist)? {
+        if path.extension().is_some_and(|extension| extension == "css") {
+            let styles = fs::read_to_string(&path).map_err(|error| at(&path, &error))?;
+            write(&path, &without_remarks(&styles))?;
+        }
+    }
+    Ok(())
+}
+
+/// Styles without what only people read: comments, and blanks at the lines' beginnings.
+fn without_remarks(styles: &str) -> String {
+    let mut kept = String::new();
+    let mut rest = styles;
+    while let Some((before, after)) = rest.split_once("/*") {
+        kept.push_str(before);
+        rest = after.split_once("*/").map_or("", |(_, after)| after);
+    }
+    kept.push_str(rest);
+    kept.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
 /// The page without its inline script, and that script with the file it goes to.
@@ -199,6 +218,12 @@ mod tests {
             boot.script
         );
         assert_eq!(boot.name.len(), "boot-0123456789abcdef.js".len());
+    }
+
+    #[test]
+    fn styles_lose_what_only_people_read() {
+        let styles = "/* The\n   tokens. */\n:root {\n  --a: 1px; /* so */\n\n}\n\np { margin: 0 }\n";
+        assert_eq!(without_remarks(styles), ":root {\n--a: 1px;\n}\np { margin: 0 }");
     }
 
     #[test]

@@ -251,7 +251,8 @@ fn number(mut number: usize, out: &mut Vec<u8>) {
     out.push(u8::try_from(number).expect("it is seven bits"));
 }
 
-fn listed(dir: &Path) -> Outcome<Vec<PathBuf>> {
+/// What stands in a folder, in the order of its names.
+pub fn listed(dir: &Path) -> Outcome<Vec<PathBuf>> {
     let entries = fs::read_dir(dir).map_err(|error| at(dir, &error))?;
     let mut paths = entries
         .map(|entry| entry.map(|entry| entry.path()).map_err(|error| at(dir, &error)))
