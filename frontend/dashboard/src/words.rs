@@ -150,7 +150,6 @@ words! {
     WORKING = "Working";
     NOTHING_CHANGED = "Nothing was changed.";
     NOT_LOADED = "A part of the page could not be loaded. Reload the page.";
-    CHANGED_MEANWHILE = "It has changed since this was opened. What is shown now is as it stands; confirm again to take that out.";
     ALREADY_GONE = "It is gone already.";
     REGISTER_TITLE = "Register an instance";
     NAME_LABEL = "Service name";

@@ -207,6 +207,10 @@ pub fn edit_form(ui: Ui, key: &str) -> Option<El> {
     let cancel = button("", words::CANCEL.text(), move |_| _ = ui.close_sheet());
     let of_form =
         move || state.with(|state| state.error(Field::Form).or_else(|| state.error(Field::Id))).unwrap_or_default();
+    let told_before = move || {
+        let is_same = state.with(State::is_same);
+        if is_same { words::EDIT_SAME.text() } else { words::EDIT_KEEPS.text() }.to_owned()
+    };
     let form = el("form")
         .class("edit")
         .attr("data-testid", "edit")
@@ -216,7 +220,7 @@ pub fn edit_form(ui: Ui, key: &str) -> Option<El> {
         .part(conflict)
         .children(FIELDS.into_iter().filter(|field| offers(layout, *field)).map(line))
         .children(has_odd.then(|| said("p", "quiet", words::EDIT_KEPT_ASIDE.text())))
-        .child(said("p", "quiet", words::EDIT_KEEPS.text()))
+        .child(el("p").class("quiet").text_of(told_before))
         .child(el("p").class("error").attr("role", "alert").text_of(of_form))
         .child(el("footer").child(cancel).child(save));
     queue_microtask(|| browser::focus("form input, form textarea"));

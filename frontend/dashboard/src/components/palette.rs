@@ -16,7 +16,6 @@ use crate::{
     acts,
     aftermath::{self, Act},
     app::Ui,
-    browser,
     keys::{self, KEYS},
     palette::score,
     route::Address,
@@ -178,7 +177,11 @@ pub fn palette(ui: Ui) -> El {
         };
         event.prevent_default();
         state.update(|state| state.at = next);
-        request_animation_frame(|| browser::call("#palette-list [aria-selected=true]", "scrollIntoViewIfNeeded"));
+        request_animation_frame(|| {
+            if let Ok(Some(at)) = document().query_selector("#palette-list [aria-selected=true]") {
+                at.scroll_into_view_with_bool(false);
+            }
+        });
     };
     let at = move || Some(state.with(|state| option_id(state.at)));
     let field = el("input")
