@@ -124,7 +124,13 @@ async fn an_instance_is_drained_and_gets_calls_again() {
     etcd.put_leased(&one, value, lease).await;
     let server = Server::start(&etcd).await;
     let browser = Browser::open_at(&server, &format!("/services/pay?key={one}")).await;
+    browser.find("[data-testid=\"drain\"]").await;
+    // The page answers at once, also while etcd does not.
+    etcd.pause();
     browser.click("[data-testid=\"drain\"]").await;
+    says(&browser, TOASTS, "Draining pay / 1").await;
+    etcd.resume();
+    says(&browser, TOASTS, "pay / 1 is drained").await;
     stands_as(&etcd, &one, &value.replace("30", "0"), lease).await;
     browser.find("[data-testid=\"undrain\"]").await;
     says(&browser, ".sheet", "Drained").await;

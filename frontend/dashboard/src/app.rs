@@ -211,6 +211,9 @@ impl Ui {
         if self.address.with_untracked(|here| *here != address) {
             Self::write(&address, false);
             self.activity.set(false);
+            if self.editing.with_untracked(|editing| editing.is_some() && *editing != address.key) {
+                self.editing.set(None);
+            }
             self.address.set(address);
         }
     }

@@ -162,7 +162,9 @@ pub fn palette(ui: Ui) -> El {
         state.set(State { answers: answers(ui, &typed), at: 0 });
     };
     let press = move |event: Event| {
-        let Some(key) = event.dyn_ref::<KeyboardEvent>().map(KeyboardEvent::key) else { return };
+        // While a word is being composed, keys belong to whoever composes it.
+        let pressed = event.dyn_ref::<KeyboardEvent>().filter(|pressed| !pressed.is_composing());
+        let Some(key) = pressed.map(KeyboardEvent::key) else { return };
         let (at, count) = state.with_untracked(|state| (state.at, state.answers.len()));
         let next = match key.as_str() {
             "ArrowDown" if count > 0 => (at + 1) % count,
