@@ -9,7 +9,7 @@
 //! already the fold leaves out. The same brings a tab back that has missed something, from its cursor on.
 
 use js_sys::{Array, JsString};
-use rollcall_shared::Cursor;
+use rollcall_shared::cursor::covers;
 use wasm_bindgen::{JsCast, JsValue};
 use web_sys::{MessagePort, SharedWorker};
 
@@ -196,8 +196,4 @@ impl Line {
 
 fn text(message: &Array, member: u32) -> String {
     message.get(member).as_string().unwrap_or_default()
-}
-
-fn covers(cursor: &str, at: &str) -> bool {
-    cursor == at || matches!((Cursor::decode(cursor), Cursor::decode(at)), (Ok(cursor), Ok(at)) if cursor.covers(&at))
 }
