@@ -24,30 +24,30 @@ const SMALL_TARGETS: &str = "const seen = element => element.checkVisibility({vi
 /// What the page says, seen or read out, without what others wrote: evidence, which the server says in English, and what
 /// is marked as another language.
 const SAID: &str = "const parts = [];\
-    const theirs = '.evidence, pre, [lang=en], script, style, [hidden]';\
+    const theirs = '.evidence, pre, .prefixes, [lang=en], script, style, [hidden]';\
     const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);\
     while (texts.nextNode()) {\
       const holder = texts.currentNode.parentElement;\
       if (!holder.closest(theirs) && holder.checkVisibility()) parts.push(texts.currentNode.data);\
     }\
     for (const element of document.querySelectorAll('[aria-label], [title], [placeholder]')) {\
-      if (!element.closest(theirs)) {\
+      if (!element.closest(theirs + ', [data-testid=cause]')) {\
         for (const name of ['aria-label', 'title', 'placeholder']) parts.push(element.getAttribute(name) ?? '');\
       }\
     }\
     return parts.join('\\n');";
 
 /// Names, and what stands for itself in every language.
-const NO_WORDS: [&str; 22] = [
+const NO_WORDS: [&str; 24] = [
     "rollcall", "etcd", "kratos", "go", "micro", "zero", "kit", "kitex", "hertz", "grpc", "http", "https", "url",
-    "ttl", "id", "host", "port", "key", "value", "zone", "state", "late",
+    "ttl", "id", "host", "port", "key", "value", "zone", "rust", "curl", "state", "late",
 ];
 
 async fn says_no_english(browser: &Browser, place: &str) {
     let said = browser.script(SAID, vec![]).await;
     let said = said.as_str().unwrap_or_default();
     let is_ours = |word: &&str| word.len() > 1 && !NO_WORDS.contains(&word.to_lowercase().as_str());
-    let lines = said.lines().filter(|line| !line.contains("/microservices/") && !line.starts_with("rollcall register"));
+    let lines = said.lines().filter(|line| !line.contains("/microservices/") && *line != "rollcall register");
     let english: Vec<&str> =
         lines.flat_map(|line| line.split(|c: char| !c.is_ascii_alphabetic()).filter(is_ours)).collect();
     assert!(english.is_empty(), "{place}: {english:?} in {said}");
