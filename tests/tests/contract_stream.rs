@@ -329,6 +329,22 @@ async fn the_state_of_the_line_is_told_at_once_and_regularly() {
     assert!(asked.elapsed() < seconds(11), "at least every 10 s");
 }
 
+/// etcd 3.5.8 and later tell no progress of a watch that begins above their own revision: over one that nobody writes
+/// to, a server that waits for it takes its watch for dead.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_etcd_that_nobody_writes_to_is_no_trouble() {
+    let etcd = Etcd::spawn().await;
+    etcd.put("/microservices/pay/1", kratos("pay", "1", "http://10.0.0.1:80")).await;
+    let server = Server::start(&etcd).await;
+    let mut stream = server.events("").await;
+    stream.next_status("live", seconds(10)).await;
+    let asked = Instant::now();
+    while asked.elapsed() < seconds(17) {
+        let status = stream.next_named("status", seconds(12)).await;
+        assert_eq!(status["etcd"], "live", "{status}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_ends_says_goodbye_and_closes_every_stream() {
     let etcd = Etcd::spawn().await;
