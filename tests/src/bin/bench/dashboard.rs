@@ -3,11 +3,13 @@
 //!
 //! The main thread's work is read from Chromium's own trace and not from `performance.now()`, which is a tenth of a
 //! millisecond coarse and sees neither style nor layout nor paint. A frame's work is all that the thread did from its
-//! beginning to the next one's, whatever it was done for, as CPU time: what else the machine does makes it no longer. A
+//! beginning to the next one's, whatever it was done for, as CPU time: what else the machine does makes it no longer.
+//! Where the machine was late with a frame, more has come by then: of that the share of a sixtieth of a second counts. A
 //! page that has nothing to draw asks for no frames: so that there are frames to divide the work by, the probe asks for
 //! each one, on an empty page too, whose median is what a frame costs before a page does anything. The page's own work
 //! is what goes beyond that. Headless Chromium without a GPU paints by the CPU, on other threads: those are not
-//! counted, but they share the machine with it, as do etcd, the server and the writers.
+//! counted, but they share the machine with it, as do etcd, the server and the writers. The intervals of the empty
+//! page's frames say how far those of the others can be trusted.
 
 mod fleet;
 mod front;
@@ -275,7 +277,7 @@ async fn frames(stage: &Stage, root: Option<Root>, changes: Changes, length: Dur
     tab.close().await;
     let work_ms = trace.work_ms();
     anyhow::ensure!(work_ms.len() * 10 >= intervals_ms.len() * 9, "the trace lacks frames");
-    let thread = work_ms.iter().sum::<f64>() / intervals_ms.iter().sum::<f64>() * 100.0;
+    let thread = trace.cpu_ms() / intervals_ms.iter().sum::<f64>() * 100.0;
     Ok(Busy { work_ms, intervals_ms, behind, changes, etcd, server, thread })
 }
 

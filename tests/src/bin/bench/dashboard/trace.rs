@@ -14,6 +14,9 @@ const CATEGORIES: [&str; 3] = ["toplevel", "disabled-by-default-devtools.timelin
 const TASK: &str = "ThreadControllerImpl::RunTask";
 const FRAME: &str = "BeginMainThreadFrame";
 
+/// How long a frame lasts where none is late.
+const FRAME_US: f64 = 1_000_000.0 / 60.0;
+
 /// How much of a trace is fetched at once.
 const READ_BYTES: u32 = 16 * 1024 * 1024;
 
@@ -133,7 +136,8 @@ impl Trace {
         trace
     }
 
-    /// The CPU time of the main thread from each frame's beginning to the next one's, in milliseconds.
+    /// The CPU time of the main thread from each frame's beginning to the next one's, in milliseconds; of frames that
+    /// the machine was late with, by the time of one.
     pub fn work_ms(&self) -> Vec<f64> {
         let mut tasks = self.tasks.iter().peekable();
         let mut work = Vec::new();
@@ -144,9 +148,15 @@ impl Trace {
                     sum_us += task.cpu_us;
                 }
             }
-            work.push(sum_us / 1_000.0);
+            let frames = ((pair[1] - pair[0]) / FRAME_US).max(1.0);
+            work.push(sum_us / frames / 1_000.0);
         }
         work
+    }
+
+    /// The CPU time of the main thread, in milliseconds.
+    pub fn cpu_ms(&self) -> f64 {
+        self.tasks.iter().map(|task| task.cpu_us / 1_000.0).sum()
     }
 
     /// The longest task that ran between two times, in milliseconds.
