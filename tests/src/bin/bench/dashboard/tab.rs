@@ -79,8 +79,8 @@ impl Tab {
 
     /// From now on frames are asked for, and all that the main thread does is traced.
     pub async fn watch(&mut self) {
-        self.browser.script("probe.start()", vec![]).await;
         self.tracer.start(&self.browser).await;
+        self.browser.script("probe.start()", vec![]).await;
     }
 
     /// Ends that: the trace, and the intervals of the frames in milliseconds.
