@@ -564,7 +564,7 @@ impl Live {
     /// The services with the most instances, at most so many, biggest first.
     pub fn biggest(&self, most: usize) -> Vec<(String, usize)> {
         let mut sizes: Vec<(String, usize)> = Vec::new();
-        for (name, size) in self.catalog.services().map(|(name, records)| (name, records.len())) {
+        for (name, size) in self.catalog.services().map(|(name, _)| (name, self.summary(name).instances)) {
             let place = sizes.partition_point(|(_, other)| *other >= size);
             if place < most {
                 sizes.insert(place, (name.to_owned(), size));
