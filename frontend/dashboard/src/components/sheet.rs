@@ -116,7 +116,9 @@ fn facts(ui: Ui, row: &Row) -> Vec<El> {
         None => fact(words::LEASE.text(), said("dd", "", words::NO_LEASE.text())),
     }
     let (created, changed) = (record.create_revision.to_string(), record.mod_revision.to_string());
-    let revisions = [words::CREATED.text(), " ", &created, ", ", words::LAST_CHANGED.text(), " ", &changed].concat();
+    let revisions =
+        [words::CREATED.text(), " ", &created, words::LIST_COMMA.text(), words::LAST_CHANGED.text(), " ", &changed]
+            .concat();
     fact(words::REVISIONS.text(), plain(&revisions));
     let mut parts = Vec::new();
     if !is_gone {
