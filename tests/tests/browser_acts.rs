@@ -174,7 +174,21 @@ async fn one_address_is_taken_out_of_three_services_at_once() {
     browser.type_into("input[type=\"search\"]", "10.0.0.2").await;
     browser.find(&instance(&key("pay", "2"), "live")).await;
     browser.vanishes(&instance(&key("pay", "1"), ""), soon()).await;
-    browser.press_keys(&["ArrowDown", "x"]).await;
+    // By mouse: one box, then with shift all up to another row. Escape lets go of them.
+    let press = "const [key, shiftKey] = arguments;\
+        const row = [...document.querySelectorAll('[data-testid=instance]')].find(row => row.dataset.key === key);\
+        row.querySelector(shiftKey ? 'td:nth-child(2)' : '[data-pick]').dispatchEvent(\
+          new MouseEvent('click', {bubbles: true, cancelable: true, shiftKey}));";
+    browser.script(press, vec![json!(key("mail", "2")), json!(false)]).await;
+    says(&browser, "[data-testid=\"selection\"]", "1 selected").await;
+    browser.script(press, vec![json!(key("pay", "2")), json!(true)]).await;
+    says(&browser, "[data-testid=\"selection\"]", "3 selected").await;
+    assert_eq!(browser.location().await, "/?q=10.0.0.2", "a click with shift opens nothing");
+    browser.click("main").await;
+    browser.press_keys(&["Escape"]).await;
+    browser.vanishes("[data-testid=\"selection\"]", soon()).await;
+
+    browser.press_keys(&["j", "x"]).await;
     says(&browser, "[data-testid=\"selection\"]", "1 selected").await;
     browser.click("[data-testid=\"select-all\"]").await;
     says(&browser, "[data-testid=\"selection\"]", "3 selected").await;

@@ -25,11 +25,11 @@ pub const CHUNK_ACTS: usize = 20;
 
 /// An instance that this page took out, and that may come back by itself.
 #[derive(Debug, Clone)]
-pub struct Taken {
+struct Taken {
     record: Arc<Record>,
     until_ms: f64,
     /// The number of the note that tells of it.
-    pub note: u64,
+    note: u64,
 }
 
 /// Why something was not done.
@@ -48,6 +48,8 @@ pub struct Refused {
 thread_local! {
     /// The weights that instances had before this page drained them, by key.
     static WEIGHTS: RefCell<BTreeMap<String, Option<String>>> = const { RefCell::new(BTreeMap::new()) };
+    /// What this page took out within the last minute.
+    static TAKEN: RefCell<Vec<Taken>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The words for an error, and whether nothing was changed.
@@ -139,10 +141,9 @@ pub fn note(ui: Ui, act: Act, records: &[Arc<Record>], toast: u64) {
         Act::Delete | Act::Revoke => {
             #[expect(clippy::cast_precision_loss, reason = "it is a minute")]
             let until_ms = browser::now_ms() + UNDO_S as f64 * 1_000.0;
-            ui.taken.update(|taken| {
-                let new = records.iter().map(|record| Taken { record: Arc::clone(record), until_ms, note: toast });
-                taken.extend(new);
-            });
+            let new = records.iter().map(|record| Taken { record: Arc::clone(record), until_ms, note: toast });
+            TAKEN.with_borrow_mut(|taken| taken.extend(new));
+            ui.waits.set(true);
         }
     }
 }
@@ -213,7 +214,7 @@ pub fn undo(ui: Ui, number: u64) {
     let toast = ui.toasts.with_untracked(|toasts| toasts.iter().find(|toast| toast.number == number).cloned());
     let Some(undo) = toast.and_then(|toast| toast.undo) else { return };
     // What is put back by this page does not come back by itself.
-    ui.taken.update(|taken| taken.retain(|taken| taken.note != number));
+    forget(number);
     keys::keep_focus(ui);
     let note = ui.tell_instead(number, words::PUTTING_BACK.with(&[&undo.name]), None);
     spawn_local(async move {
@@ -237,18 +238,21 @@ pub fn undo(ui: Ui, number: u64) {
     });
 }
 
+/// What a note told of is told by another one, or is not expected any more.
+pub fn forget(note: u64) {
+    TAKEN.with_borrow_mut(|taken| taken.retain(|taken| taken.note != note));
+}
+
 /// Says so when something that this page took out comes back, and by whose hand.
 pub fn watch_for_returns(ui: Ui) {
-    let waits = Memo::new(move |_| ui.taken.with(|taken| !taken.is_empty()));
     Effect::new(move |_| {
-        if !waits.get() {
+        if !ui.waits.get() {
             return;
         }
         ui.store.follow_anything();
         let now_ms = browser::now_ms();
         let mut back: Vec<(Taken, Arc<Record>)> = Vec::new();
-        let mut rest = ui.taken.get_untracked();
-        let before = rest.len();
+        let mut rest = TAKEN.take();
         ui.store.read(|live| {
             rest.retain(|taken| {
                 let of_service = live.catalog().service(&taken.record.service).into_iter().flat_map(BTreeMap::values);
@@ -258,8 +262,10 @@ pub fn watch_for_returns(ui: Ui) {
                 now.is_none() && taken.until_ms > now_ms
             });
         });
-        if rest.len() != before {
-            ui.taken.set(rest);
+        let is_over = rest.is_empty();
+        TAKEN.set(rest);
+        if is_over {
+            ui.waits.set(false);
         }
         let text = match &*back {
             [] => return,
@@ -268,7 +274,7 @@ pub fn watch_for_returns(ui: Ui) {
         };
         // What is back cannot be put back: its note says so instead of offering it.
         let only = back.iter().all(|(taken, _)| taken.note == back[0].0.note);
-        let others = ui.taken.with_untracked(|rest| rest.iter().any(|taken| taken.note == back[0].0.note));
+        let others = TAKEN.with_borrow(|rest| rest.iter().any(|taken| taken.note == back[0].0.note));
         ui.tell_instead(if only && !others { back[0].0.note } else { 0 }, text, None);
     });
 }

@@ -10,7 +10,6 @@ use wasm_bindgen_futures::spawn_local;
 use web_sys::{Element, Event, HtmlElement, MouseEvent};
 
 use crate::{
-    acts::Taken,
     browser,
     components::{
         dialog::{Ask, dialog},
@@ -21,7 +20,6 @@ use crate::{
         toasts::toasts,
         top::{state, top_bar},
     },
-    draft::Draft,
     keys,
     pages::{overview::overview, service::service_page},
     route::Address,
@@ -94,14 +92,12 @@ pub struct Shared {
     pub dialog: RwSignal<Option<Ask>>,
     /// Whether the register form is open.
     pub form: RwSignal<bool>,
-    /// What was typed into it, while it is not done with.
-    pub draft: RwSignal<Option<Draft>>,
     /// The key whose details are being edited.
     pub editing: RwSignal<Option<String>>,
     /// The keys of the rows that are selected.
     pub selected: RwSignal<BTreeSet<String>>,
-    /// What was taken out by this page within the last minute, and might come back by itself.
-    pub taken: RwSignal<Vec<Taken>>,
+    /// Whether something that this page took out within the last minute might come back by itself.
+    pub waits: RwSignal<bool>,
     /// What is told in passing, newest first.
     pub toasts: RwSignal<Vec<Toast>>,
     /// Whether the window is shown as one column.
@@ -161,10 +157,9 @@ impl Ui {
             sort: RwSignal::new((Column::Key, false)),
             dialog: RwSignal::new(None),
             form: RwSignal::new(false),
-            draft: RwSignal::new(None),
             editing: RwSignal::new(None),
             selected: RwSignal::new(BTreeSet::new()),
-            taken: RwSignal::new(Vec::new()),
+            waits: RwSignal::new(false),
             toasts: RwSignal::new(Vec::new()),
             narrow: RwSignal::new(is_narrow()),
             resized: Trigger::new(),

@@ -14,6 +14,7 @@ use web_sys::{Element, Event, MouseEvent};
 use super::{
     dialog::{Ask, close, frame, guard, guarded, title},
     element::{El, button, el, said},
+    later,
     row::short_id,
 };
 use crate::{
@@ -36,6 +37,10 @@ impl Ui {
             select::toggle(&mut selected, keys, last.as_deref(), key, range);
         });
         self.selected.set(selected);
+        // A click with shift marks text, too.
+        if let Ok(Some(marked)) = window().get_selection() {
+            let _ = marked.remove_all_ranges();
+        }
         self.at.set(Some(key.to_owned()));
     }
 
@@ -48,10 +53,7 @@ impl Ui {
             return false;
         }
         event.prevent_default();
-        self.toggle(key, click.shift_key());
-        if let Ok(Some(marked)) = window().get_selection() {
-            let _ = marked.remove_all_ranges();
-        }
+        later::pick(self, key, click.shift_key());
         true
     }
 
@@ -345,7 +347,9 @@ async fn run(ui: Ui, asked: RwSignal<Batch>) {
         let undo = Undo { tokens, name: name.clone(), puts_back: act == Act::Delete };
         // What is tried again is one act with what was done before: one note takes back all of it.
         let toast = ui.tell_instead(before, text.with(&[&name]), (!undo.tokens.is_empty()).then_some(undo));
-        ui.taken.update(|taken| taken.retain(|taken| taken.note != before || before == 0));
+        if before != 0 {
+            acts::forget(before);
+        }
         acts::note(ui, act, &done, toast);
         asked.try_update(|asked| asked.note = toast);
     }

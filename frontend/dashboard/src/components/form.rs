@@ -1,7 +1,7 @@
 //! The register form, and the field that every form is made of: checked as it is typed, by the very rules that the
 //! server checks it by.
 
-use std::rc::Rc;
+use std::{cell::RefCell, rc::Rc};
 
 use leptos::prelude::*;
 use rollcall_shared::{
@@ -23,6 +23,11 @@ use crate::{
     route::Address,
     words::{self, Word},
 };
+
+thread_local! {
+    /// What was typed into the register form and not done with.
+    static KEPT: RefCell<Option<Draft>> = const { RefCell::new(None) };
+}
 
 /// A field of a form, with its label, and beside it what is wrong with it.
 pub struct Line {
@@ -125,7 +130,7 @@ impl State {
 /// The form, in the sheet at the side.
 pub fn register_form(ui: Ui) -> El {
     let fresh = Draft { layout: preset(ui), ..Draft::default() };
-    let kept = ui.draft.get_untracked();
+    let kept = KEPT.with_borrow(Option::clone);
     let was_kept = kept.is_some();
     let draft = kept.unwrap_or_else(|| fresh.clone());
     let chosen = draft.layout;
@@ -136,7 +141,7 @@ pub fn register_form(ui: Ui) -> El {
             apply(&mut state.draft);
             state.touch(field);
         });
-        ui.draft.set(Some(state.with_untracked(|state| state.draft.clone())));
+        KEPT.set(Some(state.with_untracked(|state| state.draft.clone())));
     };
     let submit = move |event: Event| {
         event.prevent_default();
@@ -152,7 +157,7 @@ pub fn register_form(ui: Ui) -> El {
         spawn_local(async move {
             match ui.client().register(&request).await {
                 Ok(answer) => {
-                    ui.draft.set(None);
+                    KEPT.set(None);
                     ui.form.set(false);
                     ui.at.set(Some(answer.record.key.clone()));
                     ui.go(Address::service(&answer.record.service));
@@ -232,7 +237,7 @@ pub fn register_form(ui: Ui) -> El {
         .text_of(move || if is_working() { words::WORKING.text() } else { words::REGISTER.text() }.to_owned());
     let cancel = button("", words::CANCEL.text(), move |_| _ = ui.close_sheet());
     let start_over = move |_| {
-        ui.draft.set(None);
+        KEPT.set(None);
         // Drawn anew, from nothing.
         ui.form.notify();
     };

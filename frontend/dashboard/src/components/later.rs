@@ -52,6 +52,8 @@ pub enum Later {
     Press(Event),
     /// Nothing: the note of this number is taken back.
     Undo(u64),
+    /// Nothing: the row of this key is selected or let go of, or all from another row to it are selected.
+    Pick(String, bool),
 }
 
 thread_local! {
@@ -88,6 +90,10 @@ fn draw_now(ui: Ui, what: Later) -> Result<El, SplitLoaderError> {
             acts::undo(ui, number);
             el("i")
         }
+        Later::Pick(key, range) => {
+            ui.toggle(&key, range);
+            el("i")
+        }
     })
 }
 
@@ -103,6 +109,13 @@ pub fn press(ui: Ui, event: Event) {
     } else {
         PRESSED.with_borrow_mut(|pressed| pressed.push(event));
         fetch(ui, false);
+    }
+}
+
+/// Selects the row of this key or lets go of it; with `range`, selects all from the row that the keyboard is at.
+pub fn pick(ui: Ui, key: &str, range: bool) {
+    if ui.later.get_untracked() {
+        drop(drawn(ui, Later::Pick(key.to_owned(), range)));
     }
 }
 
