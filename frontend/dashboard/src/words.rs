@@ -527,7 +527,7 @@ mod tests {
                 |text: &str| (0..4).map(|n| text.matches(&["{", &n.to_string(), "}"].concat()).count()).collect();
             let (here, there): (Vec<usize>, Vec<usize>) = (parts(text), parts(english));
             assert_eq!(here, there, "{name}");
-            assert!(!text.is_empty() && !text.contains('!'), "{name}");
+            assert!(!text.is_empty() && !text.contains('！'), "{name}");
         }
     }
 
