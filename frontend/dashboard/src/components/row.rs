@@ -253,8 +253,7 @@ pub fn since(ui: Ui, at_ms: f64) -> String {
 /// What is left of a lease: a bar that drains by itself, and the seconds.
 fn lease_left(ui: Ui, row: Memo<Option<Row>>) -> Vec<El> {
     let is_permanent = Memo::new(move |_| row.with(|row| row.as_ref().is_some_and(|row| row.record.lease.is_none())));
-    // Anew once a renewal, and not with every word of the same one.
-    let clock = Memo::new_with_compare(move |_| row.with(|row| row.as_ref().and_then(|row| row.clock)), is_renewed);
+    let clock = Memo::new(move |_| row.with(|row| row.as_ref().and_then(|row| row.clock)));
     let bar = move || {
         if is_permanent.get() {
             return vec![said("span", "quiet", words::PERMANENT.text()).attr("title", words::NO_LEASE.text())];
@@ -268,19 +267,13 @@ fn lease_left(ui: Ui, row: Memo<Option<Row>>) -> Vec<El> {
             .style("animation-delay", &["-", &passed_ms.max(0).to_string(), "ms"].concat());
         let left = move || {
             ui.store.now_ms.track();
-            words::about(clock.remaining_s(browser::now_ms()).unsigned_abs())
+            words::SECONDS.with(&[&clock.remaining_s(browser::now_ms()).to_string()])
         };
+        let ends = browser::datetime(clock.deadline_ms);
         vec![
             el("span").class("drain").attr("aria-hidden", "true").child(drained),
-            el("time").attr("data-testid", "ttl").attr("datetime", &browser::datetime(clock.deadline_ms)).text_of(left),
+            el("time").attr("data-testid", "ttl").attr("datetime", &ends).attr("title", &ends).text_of(left),
         ]
     };
     vec![el("span").part(bar)]
-}
-
-fn is_renewed(was: Option<&Option<LeaseClock>>, is: Option<&Option<LeaseClock>>) -> bool {
-    let deadline = |clock: Option<&Option<LeaseClock>>| {
-        clock.copied().flatten().map(|clock| (clock.granted_s, clock.deadline_ms.to_bits()))
-    };
-    deadline(was) != deadline(is)
 }
