@@ -13,7 +13,6 @@ use super::{
 use crate::{
     app::Ui,
     browser,
-    lease::LeaseClock,
     live::{Live, Row, Why},
     route::Address,
     search::RowState,
