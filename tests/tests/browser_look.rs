@@ -4,7 +4,7 @@
 use rollcall_tests::{
     Browser, Etcd, Server,
     browser::{Options, instance, service, soon},
-    kratos,
+    eventually, kratos, seconds,
 };
 use serde_json::{Value, json};
 
@@ -290,6 +290,51 @@ async fn the_worst_that_anybody_registers_is_text() {
     assert_eq!(browser.script(choose, vec![]).await, json!("__proto__"));
     browser.scroll_width_fits().await;
     assert_eq!(browser.script(harm, vec![]).await, harmless, "a chosen column");
+    browser.has_clean_console().await;
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changed_is_said_aloud_and_who_left_is_folded_away() {
+    let etcd = Etcd::spawn().await;
+    etcd.fill("big", 3).await;
+    let left = etcd.fill("small", 2).await.remove(0);
+    let server = Server::start(&etcd).await;
+    let browser = Browser::open_with(&server, "/services/small", Options::default()).await;
+    browser.find("[data-testid=\"instance\"]").await;
+    browser.find("[data-testid=\"said\"]").await;
+    etcd.delete(&left).await;
+    browser.find(&instance(&left, "gone")).await;
+    let said = "return document.querySelector('[data-testid=said]').textContent";
+    eventually("it is said aloud", soon(), || async {
+        let said = browser.script(said, vec![]).await;
+        if said == json!("small: 1 left") { Ok(()) } else { Err(said) }
+    })
+    .await;
+    browser.vanishes(&instance(&left, ""), seconds(40)).await;
+    let line = "[data-testid=\"folded\"]";
+    browser.text_that("it is folded away", line, soon(), |text| text.contains("Recently gone (1)")).await;
+    browser.click(line).await;
+    browser
+        .text_that("why it left is kept", ".folded li", soon(), |text| {
+            text.contains("deregistered") || text.contains("vanished")
+        })
+        .await;
+    browser.screenshot("folded").await;
+
+    let first = "return document.querySelector('[data-testid=service]').dataset.service";
+    assert_eq!(browser.script(first, vec![]).await, json!("big"), "by name");
+    let choose = "const order = document.querySelector('.side select'); order.value = 'changed'; order.dispatchEvent(new Event('change'))";
+    browser.script(choose, vec![]).await;
+    eventually("what changed last is first", soon(), || async {
+        let first = browser.script(first, vec![]).await;
+        if first == json!("small") { Ok(()) } else { Err(first) }
+    })
+    .await;
+    browser.client.refresh().await.unwrap();
+    browser.find(&service("big")).await;
+    let order = "return document.querySelector('.side select').value";
+    assert_eq!(browser.script(order, vec![]).await, json!("changed"), "it is remembered");
     browser.has_clean_console().await;
     browser.close().await;
 }
