@@ -90,9 +90,10 @@ async fn the_bad_one_is_found_and_removed_and_the_last_one_is_guarded() {
     etcd.key_stands(&key("pay", "2"), false, soon()).await;
     browser.vanishes(DIALOG, soon()).await;
     browser.find(&instance(&key("pay", "2"), "gone")).await;
-    let toast = says(&browser, TOASTS, "deregistered").await;
-    let left = toast.split_whitespace().filter_map(|word| word.parse::<u64>().ok()).next();
-    assert!(left.is_some_and(|left| left <= UNDO_S), "the seconds left are told: {toast}");
+    says(&browser, TOASTS, "pay / 2 was deregistered").await;
+    let left = browser.text(".toast .count").await;
+    let seconds: Option<u64> = left.strip_suffix(" s").and_then(|left| left.parse().ok());
+    assert!(seconds.is_some_and(|left| left <= UNDO_S), "the seconds left are told: {left}");
     browser.screenshot("acts-removed").await;
     browser.press_keys(&["z"]).await;
     stands_as(&etcd, &key("pay", "2"), &changed, lease).await;
