@@ -148,6 +148,24 @@ async fn nothing_is_wrong_in(options: Options) {
     browser.find("[role=\"dialog\"]").await;
     eye.look("dialog").await;
 
+    browser.press_keys(&["Escape", "e"]).await;
+    browser.find("[data-testid=\"edit\"] [name=\"metadata\"]").await;
+    eye.look("edit").await;
+    browser.press_keys(&["Escape"]).await;
+    browser.vanishes("form", soon()).await;
+    browser.press_keys(&["Escape"]).await;
+    browser.vanishes(".sheet", soon()).await;
+    browser.press_keys(&["x", "j", "x"]).await;
+    browser.find("[data-testid=\"selection\"]").await;
+    eye.look("selection").await;
+    for (key, place) in [("d", "batch"), (":", "palette"), ("?", "keys")] {
+        browser.press_keys(&[key]).await;
+        browser.find("[role=\"dialog\"]").await;
+        eye.look(place).await;
+        browser.press_keys(&["Escape"]).await;
+        browser.vanishes("[role=\"dialog\"]", soon()).await;
+    }
+
     browser.has_clean_console().await;
     renewals.abort();
     eye.nothing_is_wrong();
