@@ -1,6 +1,6 @@
 //! The services: how many instances each has, how that went, and what is odd about it.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use leptos::prelude::*;
 
@@ -90,7 +90,8 @@ fn names(ui: Ui, order: RwSignal<usize>, held: RwSignal<bool>) -> Memo<Arc<Vec<S
         if held.get()
             && let Some(before) = before
         {
-            let is_new = |name: &&String| !before.contains(name);
+            let known: BTreeSet<String> = before.iter().cloned().collect();
+            let is_new = |name: &&String| !known.contains(*name);
             let new: Vec<String> = found.iter().filter(is_new).cloned().collect();
             return if new.is_empty() { Arc::clone(before) } else { Arc::new([before.as_slice(), &new].concat()) };
         }
