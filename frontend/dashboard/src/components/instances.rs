@@ -5,7 +5,7 @@ use leptos::prelude::*;
 use super::{
     element::{El, button, el, said},
     empty::empty,
-    folded::folded,
+    later::{self, Later},
     row::{instance_row, place_header},
     scroll::{Scroll, pad},
 };
@@ -77,6 +77,6 @@ pub fn instance_table(ui: Ui, of_it: Option<String>) -> El {
         .box_of("scroll table")
         .attr_if("data-all", of_all.then_some(""))
         .child(table)
-        .child(folded(ui, of_it))
+        .part(move || later::when_it_stands(ui, Later::Folded(of_it.clone())))
         .part(move || if is_empty.get() { vec![empty(ui)] } else { Vec::new() })
 }

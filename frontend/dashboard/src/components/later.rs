@@ -20,6 +20,7 @@ use super::{
     edit::edit_form,
     element::{El, el},
     empty::first_steps,
+    folded::folded,
     form::register_form,
     sheet::details,
 };
@@ -45,6 +46,8 @@ pub enum Later {
     Glance,
     /// The feed of everything.
     Activity,
+    /// Those of a service, or of all, that left a while ago.
+    Folded(Option<String>),
     /// What stands as long as the page does: the bar of what is selected, what is said aloud, and what watches over acts
     /// and the focus.
     Hands,
@@ -74,6 +77,7 @@ fn draw_now(ui: Ui, what: Later) -> Result<El, SplitLoaderError> {
         Later::FirstSteps => first_steps(ui),
         Later::Glance => glance(ui),
         Later::Activity => activity(ui),
+        Later::Folded(service) => folded(ui, service),
         Later::Hands => {
             keys::keep_place(ui);
             acts::watch_for_returns(ui);
