@@ -83,6 +83,10 @@ pub struct Dirty {
     pub all: bool,
     /// The rows, each with what it showed when it was drawn last.
     pub keys: HashMap<String, Option<Arc<Record>>>,
+    /// The rows of which only the lease was renewed.
+    pub renewed: HashSet<String>,
+    /// Whether so many were renewed that all rows have to be looked at.
+    pub all_renewed: bool,
     /// The services.
     pub services: HashSet<String>,
     /// Whether a service came or went.
@@ -94,7 +98,20 @@ pub struct Dirty {
 impl Dirty {
     /// Whether there is nothing to draw.
     pub fn is_empty(&self) -> bool {
-        !self.all && self.keys.is_empty() && self.services.is_empty() && !self.names && !self.feed
+        let is_renewed = self.all_renewed || !self.renewed.is_empty();
+        !self.all && !is_renewed && self.keys.is_empty() && self.services.is_empty() && !self.names && !self.feed
+    }
+}
+
+impl Dirty {
+    fn renew(&mut self, key: &str) {
+        if self.renewed.len() >= REDRAW_CHANGES {
+            self.renewed.clear();
+            self.all_renewed = true;
+        }
+        if !self.all_renewed && !self.renewed.contains(key) {
+            self.renewed.insert(key.to_owned());
+        }
     }
 }
 
@@ -102,7 +119,7 @@ impl Dirty {
 #[derive(Debug, Default)]
 struct Held {
     clock: Option<LeaseClock>,
-    records: Vec<Arc<Record>>,
+    records: BTreeMap<String, Arc<Record>>,
 }
 
 /// Everything the page knows.
@@ -258,7 +275,7 @@ impl Live {
         }
         if let Some(lease) = record.lease {
             let held = self.leases.entry(lease).or_default();
-            held.records.push(Arc::clone(record));
+            held.records.insert(record.key.clone(), Arc::clone(record));
             if let Some(clock) = held.clock {
                 self.set_late(record, self.may_judge(now_ms) && is_late(&clock, record), now_ms);
             }
@@ -273,7 +290,7 @@ impl Live {
         if let Some(lease) = record.lease
             && let Some(held) = self.leases.get_mut(&lease)
         {
-            held.records.retain(|other| other.key != record.key);
+            held.records.remove(&record.key);
             // What is known of a lease outlives an edit.
             if held.records.is_empty() && next != Some(lease) {
                 self.leases.remove(&lease);
@@ -336,15 +353,17 @@ impl Live {
             }
             let Some(clock) = held.clock else { continue };
             let shown = before.as_ref() != Some(&clock);
-            for record in &held.records {
+            for record in held.records.values() {
                 let late = may_judge && is_late(&clock, record);
-                if shown || late != self.late.contains(&record.key) {
+                if shown {
+                    self.dirty.renew(&record.key);
+                }
+                if late != self.late.contains(&record.key) {
                     heard_of.push((Arc::clone(record), late));
                 }
             }
         }
         for (record, late) in heard_of {
-            self.touch(&record.key, Some(&record));
             self.set_late(&record, late, now_ms);
         }
     }
@@ -466,14 +485,14 @@ impl Live {
         Some(Row { record, state: RowState::Gone, why, clock: None, fresh: false, since_ms: None })
     }
 
-    /// How the instance under a key is doing.
+    /// How the instance is doing under a key that something is shown for.
     pub fn state(&self, key: &str) -> RowState {
         if self.late.contains(key) {
             RowState::Late
-        } else if self.catalog.get(key).is_some() {
-            RowState::Live
-        } else {
+        } else if self.ghosts.contains_key(key) {
             RowState::Gone
+        } else {
+            RowState::Live
         }
     }
 

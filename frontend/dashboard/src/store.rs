@@ -182,7 +182,10 @@ impl Store {
             due
         });
         if due == Some(true) {
-            request_animation_frame(move || self.draw());
+            request_animation_frame(move || {
+                self.state.update_value(|state| state.frame_due = false);
+                self.draw();
+            });
         }
     }
 
@@ -190,14 +193,17 @@ impl Store {
     fn draw(self) {
         let now_ms = browser::now_ms();
         let told = self.state.try_update_value(|state| {
-            state.frame_due = false;
             let dirty = state.live.take_dirty();
             let (mut told, mut of_all) = (Vec::new(), Vec::new());
+            if dirty.all_renewed && !dirty.all {
+                told.extend(state.rows.values().map(|(trigger, _)| trigger.clone()));
+            }
             if dirty.all {
                 told.extend(state.rows.values().map(|(trigger, _)| trigger.clone()));
                 told.extend(state.services.values().map(|(trigger, _)| trigger.clone()));
             } else {
-                told.extend(dirty.keys.keys().filter_map(|key| Some(state.rows.get(key)?.0.clone())));
+                let changed = dirty.keys.keys().chain(&dirty.renewed);
+                told.extend(changed.filter_map(|key| Some(state.rows.get(key)?.0.clone())));
                 told.extend(dirty.services.iter().filter_map(|name| Some(state.services.get(name)?.0.clone())));
             }
             let (mut listed, mut names) = (false, dirty.names);
@@ -246,24 +252,25 @@ impl Store {
 
     /// What the page shows from now on: which service, what is searched, and in which order.
     pub fn ask(self, query: Query) {
-        let now_ms = browser::now_ms();
         self.state.update_value(|state| {
-            let of_all = match query.service {
-                None => query.clone(),
+            let (table, found) = match query.service {
+                None => (Query::default(), query),
                 // Which services it means is asked beside the table of one.
-                Some(_) => Query { search: query.search.clone(), ..Query::default() },
+                Some(_) => {
+                    let search = query.search.clone();
+                    (query, Query { search, ..Query::default() })
+                }
             };
-            for (view, query) in [(&mut state.table, query), (&mut state.found, of_all)] {
+            for (view, query) in [(&mut state.table, table), (&mut state.found, found)] {
                 if *view.query() != query {
                     view.ask(query);
                 }
             }
-            state.look(now_ms);
         });
         self.listed.notify();
         self.names.notify();
-        self.looking.set(self.state.with_value(State::is_looking));
-        self.draw_soon();
+        // What has changed meanwhile is taken in before anything is looked at.
+        self.draw();
     }
 
     /// One timer for all that ticks, and none in a hidden tab.

@@ -58,6 +58,8 @@ pub struct View {
     rest: Rest,
     /// Whether rows may stand twice or in a wrong place until all has been looked through.
     is_untidy: bool,
+    /// The rows and services before, where all is looked through anew for the same question.
+    before: Option<(Vec<Arc<Record>>, BTreeMap<String, usize>)>,
 }
 
 /// What of the records has not been looked through.
@@ -95,13 +97,15 @@ impl View {
         let found = std::mem::take(&mut self.rows);
         self.rest = if narrows { Rest::Among(found, 0) } else { Rest::After(String::new()) };
         self.services.clear();
+        self.before = None;
         self.is_untidy = false;
     }
 
     /// Begins anew with the same question.
     fn ask_again(&mut self) {
-        self.rows.clear();
-        self.services.clear();
+        let (rows, services) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.services));
+        // What was there stays in sight meanwhile, and where it is scrolled to.
+        self.before = self.before.take().or(Some((rows, services))).filter(|(rows, _)| !rows.is_empty());
         self.is_untidy = false;
         self.rest = Rest::After(String::new());
     }
@@ -186,6 +190,7 @@ impl View {
 
     /// All has been looked through: those that have just left take their places, and the order is the one asked for.
     fn finish(&mut self, live: &Live) {
+        self.before = None;
         let mut ghosts: Vec<Arc<Record>> = live
             .ghosts()
             .filter(|ghost| self.is_of_it(ghost) && live.is_meant(ghost, &self.query.search))
@@ -247,8 +252,7 @@ impl View {
                         continue;
                     }
                     let (was, is) = (self.rows.remove(place), Arc::clone(is));
-                    moved.services |= self.count(&was.service, false) | self.count(&is.service, true);
-                    self.insert(is, live);
+                    moved.services |= self.count(&was.service, false) | self.insert(is, live);
                     moved.rows = true;
                 }
                 (Some(place), None) => {
@@ -257,9 +261,7 @@ impl View {
                     moved.rows = true;
                 }
                 (None, Some(is)) => {
-                    let is = Arc::clone(is);
-                    moved.services |= self.count(&is.service, true);
-                    self.insert(is, live);
+                    moved.services |= self.insert(Arc::clone(is), live);
                     moved.rows = true;
                 }
                 (None, None) => {}
@@ -298,9 +300,21 @@ impl View {
         }
     }
 
-    fn insert(&mut self, record: Arc<Record>, live: &Live) {
+    /// Puts a record in its place, and says whether its service is new here.
+    fn insert(&mut self, record: Arc<Record>, live: &Live) -> bool {
         let place = self.rows.partition_point(|other| self.compare(other, &record, live) == Ordering::Less);
-        self.rows.insert(place, record);
+        match self.rows.get_mut(place) {
+            // It was looked at before it was told that it is new.
+            Some(row) if row.key == record.key => {
+                *row = record;
+                false
+            }
+            _ => {
+                let is_new = self.count(&record.service, true);
+                self.rows.insert(place, record);
+                is_new
+            }
+        }
     }
 
     /// Where a record stands that was drawn as `was`.
@@ -337,12 +351,12 @@ impl View {
 
     /// The rows, in order.
     pub fn rows(&self) -> &[Arc<Record>] {
-        &self.rows
+        self.before.as_ref().map_or(&self.rows, |(rows, _)| rows)
     }
 
     /// The services of the rows with how many each has, by name, where all services are meant.
     pub fn services(&self) -> &BTreeMap<String, usize> {
-        &self.services
+        self.before.as_ref().map_or(&self.services, |(_, services)| services)
     }
 
     /// What is asked.

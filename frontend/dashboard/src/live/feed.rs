@@ -151,6 +151,11 @@ impl Feed {
         while self.entries.front().is_some_and(|happening| happening.at_ms >= began_ms) {
             burst.extend(self.entries.pop_front());
         }
+        // What is of no instance is told beside it.
+        let (told, rest): (Vec<_>, Vec<_>) = burst.into_iter().partition(|happening| happening.what.record().is_some());
+        for happening in rest.into_iter().rev() {
+            self.entries.push_front(happening);
+        }
         // One that goes on is the same one.
         match self.entries.front_mut() {
             Some(Happening { at_ms, what: What::Burst { .. }, .. }) if now_ms - *at_ms < BURST_PAUSE_MS => {}
@@ -159,7 +164,7 @@ impl Feed {
                 self.push(What::Burst { appeared: 0, vanished: 0, changed: 0, causes, service: None }, now_ms);
             }
         }
-        for happening in burst.into_iter().rev() {
+        for happening in told.into_iter().rev() {
             self.tell(happening.what, now_ms);
         }
         Some(began_ms)

@@ -200,3 +200,31 @@ fn an_edit_keeps_what_is_known_of_the_lease_and_counts_nothing_twice() {
     assert_eq!(live.totals(), Summary::default());
     assert_eq!(live.gone(Some("a"), 5).len(), 1);
 }
+
+#[test]
+fn a_snapshot_that_changes_much_is_one_line_beside_its_reason() {
+    let mut live = live(vec![record("a", "1", 5)]);
+    let records = (0..50).map(|n| record("b", &n.to_string(), 20)).collect();
+    let RegistryEvent::Snapshot(snapshot) = snapshot(records, 20) else { unreachable!() };
+    let restored = Snapshot { reason: SnapshotReason::Restored, ..snapshot };
+    live.apply(&RegistryEvent::Snapshot(restored), 9_000.0).unwrap();
+    let told: Vec<_> = live.feed().map(|happening| &happening.what).collect();
+    assert!(matches!(told[0], What::Burst { appeared: 50, vanished: 1, .. }), "{told:?}");
+    assert!(matches!(told[1], What::Snapshot(SnapshotReason::Restored)), "{told:?}");
+    assert_eq!(told.len(), 2);
+}
+
+#[test]
+fn a_renewal_touches_its_row_and_no_list() {
+    let one = record("a", "1", 5);
+    let mut live = live(vec![Arc::clone(&one)]);
+    let heard = |remaining_s| TtlEvent {
+        at_ms: 0,
+        leases: vec![LeaseTtl { lease: LeaseId(7), granted_s: 15, remaining_s, age_ms: 0 }],
+    };
+    live.hear_leases(&heard(12), 1_000.0);
+    let dirty = live.take_dirty();
+    assert_eq!((dirty.renewed.len(), dirty.keys.len()), (1, 0));
+    live.hear_leases(&heard(11), 2_000.0);
+    assert!(!live.is_dirty(), "it says the same");
+}

@@ -132,6 +132,11 @@ fn a_view_that_is_kept_is_the_one_that_is_made_anew() {
             if dice.roll(3) == 0 {
                 continue;
             }
+            // Somebody may look before the changes are told.
+            if dice.roll(4) == 0 {
+                view.ask(query(&mut dice));
+                view.step(&live, || false);
+            }
             view.follow(&live.take_dirty(), &live);
             if dice.roll(2) == 0 {
                 view.step(&live, || false);
