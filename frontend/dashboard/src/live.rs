@@ -77,6 +77,7 @@ pub struct Gone {
 }
 
 /// What has to be drawn anew.
+#[expect(clippy::struct_excessive_bools, reason = "each is a part of the page of its own")]
 #[derive(Debug, Default)]
 pub struct Dirty {
     /// Whether so much changed that all has to be looked at anew.

@@ -253,13 +253,12 @@ impl Store {
     /// What the page shows from now on: which service, what is searched, and in which order.
     pub fn ask(self, query: Query) {
         self.state.update_value(|state| {
-            let (table, found) = match query.service {
-                None => (Query::default(), query),
+            let (table, found) = if query.service.is_some() {
                 // Which services it means is asked beside the table of one.
-                Some(_) => {
-                    let search = query.search.clone();
-                    (query, Query { search, ..Query::default() })
-                }
+                let found = Query { search: query.search.clone(), ..Query::default() };
+                (query, found)
+            } else {
+                (Query::default(), query)
             };
             for (view, query) in [(&mut state.table, table), (&mut state.found, found)] {
                 if *view.query() != query {

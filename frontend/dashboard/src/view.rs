@@ -58,8 +58,15 @@ pub struct View {
     rest: Rest,
     /// Whether rows may stand twice or in a wrong place until all has been looked through.
     is_untidy: bool,
-    /// The rows and services before, where all is looked through anew for the same question.
-    before: Option<(Vec<Arc<Record>>, BTreeMap<String, usize>)>,
+    /// What stays in sight while something is looked for.
+    before: Before,
+}
+
+/// What was shown before, as long as what is to be shown instead is not known.
+#[derive(Debug, Default)]
+struct Before {
+    rows: Option<Arc<Vec<Arc<Record>>>>,
+    services: Option<BTreeMap<String, usize>>,
 }
 
 /// What of the records has not been looked through.
@@ -68,7 +75,7 @@ enum Rest {
     /// Of all records, those whose keys sort after this one.
     After(String),
     /// Of what a wider search found, from this place on.
-    Among(Vec<Arc<Record>>, usize),
+    Among(Arc<Vec<Arc<Record>>>, usize),
     #[default]
     Nothing,
 }
@@ -82,6 +89,9 @@ pub struct Moved {
     pub services: bool,
 }
 
+/// So many rows fill any window: the first ones that are found are shown, while the rest is looked for.
+const SIGHT_ROWS: usize = 100;
+
 /// How many records are looked through between two looks at the clock.
 const SLICE_RECORDS: usize = 256;
 
@@ -93,21 +103,30 @@ impl View {
             && self.query.service == query.service
             && (self.query.column, self.query.descending) == (query.column, query.descending)
             && query.search.narrows(&self.query.search);
+        let is_same_place = self.query.service == query.service;
         self.query = query;
-        let found = std::mem::take(&mut self.rows);
-        self.rest = if narrows { Rest::Among(found, 0) } else { Rest::After(String::new()) };
-        self.services.clear();
-        self.before = None;
-        self.is_untidy = false;
+        let found = Arc::new(std::mem::take(&mut self.rows));
+        self.rest = if narrows { Rest::Among(Arc::clone(&found), 0) } else { Rest::After(String::new()) };
+        self.keep(found, is_same_place);
     }
 
     /// Begins anew with the same question.
     fn ask_again(&mut self) {
-        let (rows, services) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.services));
-        // What was there stays in sight meanwhile, and where it is scrolled to.
-        self.before = self.before.take().or(Some((rows, services))).filter(|(rows, _)| !rows.is_empty());
-        self.is_untidy = false;
+        let rows = Arc::new(std::mem::take(&mut self.rows));
         self.rest = Rest::After(String::new());
+        self.keep(rows, true);
+    }
+
+    /// Keeps what was shown in sight for a moment, and where it is scrolled to.
+    fn keep(&mut self, rows: Arc<Vec<Arc<Record>>>, is_kept: bool) {
+        let services = std::mem::take(&mut self.services);
+        self.is_untidy = false;
+        if !is_kept {
+            self.before = Before::default();
+        } else if !rows.is_empty() {
+            self.before.rows.get_or_insert(rows);
+            self.before.services.get_or_insert(services);
+        }
     }
 
     /// Whether there is something left to look through.
@@ -126,6 +145,10 @@ impl View {
                 Rest::Nothing => Rest::Nothing,
             };
             self.count_from(from);
+            let comes_in_order = matches!(rest, Rest::Among(..)) || self.is_by_key();
+            if self.rows.len() >= SIGHT_ROWS && comes_in_order {
+                self.before.rows = None;
+            }
             if matches!(rest, Rest::Nothing) {
                 self.finish(live);
             }
@@ -161,7 +184,7 @@ impl View {
         last.map_or(Rest::Nothing, Rest::After)
     }
 
-    fn look_among(&mut self, found: Vec<Arc<Record>>, at: usize, live: &Live) -> Rest {
+    fn look_among(&mut self, found: Arc<Vec<Arc<Record>>>, at: usize, live: &Live) -> Rest {
         let end = (at + SLICE_RECORDS).min(found.len());
         for record in &found[at..end] {
             // It may have changed since it was found; what has gone altogether is no longer shown.
@@ -190,7 +213,7 @@ impl View {
 
     /// All has been looked through: those that have just left take their places, and the order is the one asked for.
     fn finish(&mut self, live: &Live) {
-        self.before = None;
+        self.before = Before::default();
         let mut ghosts: Vec<Arc<Record>> = live
             .ghosts()
             .filter(|ghost| self.is_of_it(ghost) && live.is_meant(ghost, &self.query.search))
@@ -207,10 +230,13 @@ impl View {
         }
     }
 
+    fn is_by_key(&self) -> bool {
+        self.query.column == Column::Key && !self.query.descending
+    }
+
     fn is_sorted(&self, live: &Live) -> bool {
         // What came in the order of the keys is in it.
-        (self.query.column == Column::Key && !self.query.descending)
-            || self.rows.is_sorted_by(|a, b| self.compare(a, b, live) == Ordering::Less)
+        self.is_by_key() || self.rows.is_sorted_by(|a, b| self.compare(a, b, live) == Ordering::Less)
     }
 
     fn sort(&mut self, live: &Live) {
@@ -351,12 +377,12 @@ impl View {
 
     /// The rows, in order.
     pub fn rows(&self) -> &[Arc<Record>] {
-        self.before.as_ref().map_or(&self.rows, |(rows, _)| rows)
+        self.before.rows.as_deref().unwrap_or(&self.rows)
     }
 
     /// The services of the rows with how many each has, by name, where all services are meant.
     pub fn services(&self) -> &BTreeMap<String, usize> {
-        self.before.as_ref().map_or(&self.services, |(_, services)| services)
+        self.before.services.as_ref().unwrap_or(&self.services)
     }
 
     /// What is asked.

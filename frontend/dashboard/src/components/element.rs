@@ -5,11 +5,14 @@
 //! signals, memos, render effects), and an [`El`] is a view that Leptos mounts; only the markup is data here. Owns:
 //! nodes, listeners and effects of what it draws, for as long as it stands. Must not know: what is drawn.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
 use leptos::{
     prelude::*,
-    reactive::{effect::RenderEffect, graph::untrack},
+    reactive::{effect::RenderEffect, graph::untrack, signal::ArcTrigger},
     tachys::{
         renderer::types,
         view::{Mountable, Render},
@@ -17,6 +20,14 @@ use leptos::{
 };
 use wasm_bindgen::{JsCast, JsValue, closure::Closure};
 use web_sys::{Element, Event, Node};
+
+use crate::browser;
+
+/// How long the entries of lists may hold a frame up, in milliseconds: those that are left over come with the next one.
+const DRAW_MS_MAX: f64 = 6.0;
+
+/// After so long the next frame has begun, in milliseconds.
+const PAUSE_MS: f64 = 8.0;
 
 /// An element with all that belongs to it. Dropped, it hears and changes nothing any more; taking its node out is its
 /// owner's to do.
@@ -254,12 +265,20 @@ impl El {
         // Entries outlive the effect's runs, so they belong to whoever draws the list.
         let parent = Owner::current().unwrap_or_default();
         let mut shown: Vec<(String, El, Owner)> = Vec::new();
+        let mut retired: Vec<(El, Owner)> = Vec::new();
+        let again = ArcTrigger::new();
         self.follow(Box::new(move || {
+            again.track();
             let mut before = std::mem::take(&mut shown);
+            let mut is_whole = true;
             for key in each() {
                 // Lists mostly stay as they are: what is wanted next is mostly the first that is left.
                 if let Some(at) = before.iter().position(|(known, ..)| *known == key) {
                     shown.push(before.remove(at));
+                    continue;
+                }
+                if !is_time_left() {
+                    is_whole = false;
                     continue;
                 }
                 let owner = parent.with(Owner::new);
@@ -269,8 +288,17 @@ impl El {
             }
             for (_, old, owner) in before {
                 old.node.remove();
-                drop(old);
-                owner.cleanup();
+                retired.push((old, owner));
+            }
+            while !retired.is_empty() && is_time_left() {
+                if let Some((old, owner)) = retired.pop() {
+                    drop(old);
+                    owner.cleanup();
+                }
+            }
+            if !is_whole || !retired.is_empty() {
+                let again = again.clone();
+                request_animation_frame(move || again.notify());
             }
             let mut next = end.clone();
             for (_, entry, _) in shown.iter().rev() {
@@ -288,6 +316,22 @@ impl El {
         append(&self.node, &end);
         end.into()
     }
+}
+
+thread_local! {
+    /// Until when lists may be drawn in this frame.
+    static DRAWN_UNTIL_MS: Cell<f64> = const { Cell::new(0.0) };
+}
+
+/// Whether there is time left in this frame to draw one more entry of a list.
+fn is_time_left() -> bool {
+    let now_ms = browser::now_ms();
+    let until_ms = DRAWN_UNTIL_MS.get();
+    if now_ms > until_ms + PAUSE_MS {
+        DRAWN_UNTIL_MS.set(now_ms + DRAW_MS_MAX);
+        return true;
+    }
+    now_ms <= until_ms
 }
 
 fn set(node: &Element, name: &str, value: Option<&str>) {
