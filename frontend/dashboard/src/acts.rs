@@ -5,16 +5,16 @@
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
 use leptos::prelude::*;
-use rollcall_client::ClientError;
+use rollcall_client::{ClientError, batches};
 use rollcall_shared::{
-    FieldError, Record, Revision, ServiceInstance,
-    api::{self, ActAnswer, ActResult, InstanceEdit, UNDO_S},
+    FieldError, Record,
+    api::{self, ActAnswer, ActResult, UNDO_S},
 };
 use wasm_bindgen_futures::spawn_local;
 
 use crate::{
-    aftermath::{self, Act, WEIGHT},
-    app::{Ui, Undo},
+    aftermath::{self, Act},
+    app::{Toast, Ui, Undo},
     browser,
     components::row::short_id,
     keys, words,
@@ -46,41 +46,27 @@ pub struct Refused {
 }
 
 thread_local! {
-    /// The weights that instances had before this page drained them, by key.
-    static WEIGHTS: RefCell<BTreeMap<String, Option<String>>> = const { RefCell::new(BTreeMap::new()) };
+    /// What this page drained, by key, as it was before that.
+    static DRAINED: RefCell<BTreeMap<String, Arc<Record>>> = const { RefCell::new(BTreeMap::new()) };
     /// What this page took out within the last minute.
     static TAKEN: RefCell<Vec<Taken>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The words for an error, and whether nothing was changed.
+/// The words for an error of a write, and whether it may have been done all the same.
 pub fn why(error: &ClientError) -> String {
     match error {
         ClientError::Problem(problem) if problem.status < 500 => problem.detail.clone(),
-        error => [error.to_string().trim_end_matches('.'), ". ", words::NOTHING_CHANGED.text()].concat(),
+        error => [error.to_string().trim_end_matches('.'), ". ", words::MAY_BE_DONE.text()].concat(),
     }
 }
 
 /// What the server is asked for. `keys` is the number of keys that the lease was shown to hold.
 pub fn request(act: Act, record: &Record, keys: usize) -> api::Act {
-    let (key, mod_revision) = (record.key.clone(), record.mod_revision);
-    match (act, record.lease, record.instance()) {
-        (Act::Revoke, Some(lease), _) => api::Act::Revoke { lease, keys },
-        (Act::Drain, _, Some(instance)) => edit(key, mod_revision, aftermath::weighed(instance, Some("0"))),
-        (Act::Undrain, _, Some(instance)) => edit(key, mod_revision, undrained(&record.key, instance)),
-        _ => api::Act::Deregister { key, mod_revision },
-    }
+    let before = DRAINED.with_borrow(|drained| drained.get(&record.key).cloned());
+    aftermath::request(act, record, keys, before.as_deref())
 }
 
-fn edit(key: String, mod_revision: Revision, instance: InstanceEdit) -> api::Act {
-    api::Act::Edit { key, mod_revision, instance }
-}
-
-fn undrained(key: &str, instance: &ServiceInstance) -> InstanceEdit {
-    let before = WEIGHTS.with_borrow(|weights| weights.get(key).cloned().flatten());
-    aftermath::weighed(instance, before.as_deref())
-}
-
-/// Sends acts, few enough for one request, and says what became of each.
+/// Sends acts, in as many requests as it takes, and says what became of each.
 pub async fn send(ui: Ui, acts: Vec<api::Act>) -> Vec<Result<ActAnswer, Refused>> {
     let refused = |error: ClientError| {
         let text = why(&error);
@@ -93,19 +79,20 @@ pub async fn send(ui: Ui, acts: Vec<api::Act>) -> Vec<Result<ActAnswer, Refused>
         };
         Refused { text, status: problem.status, errors: problem.errors, now: problem.record }
     };
-    match ui.client().batch(&acts).await {
-        Ok(answer) => {
-            let results = answer.results.into_iter().map(|result| match result {
+    let mut results = Vec::new();
+    for acts in batches(&acts) {
+        match ui.client().batch(acts).await {
+            Ok(answer) => results.extend(answer.results.into_iter().map(|result| match result {
                 ActResult::Done { answer, .. } => Ok(answer),
                 ActResult::Refused { problem, .. } => Err(refused(ClientError::Problem(problem))),
-            });
-            results.collect()
-        }
-        Err(error) => {
-            let refused = refused(error);
-            acts.iter().map(|_| Err(refused.clone())).collect()
+            })),
+            Err(error) => {
+                let refused = refused(error);
+                results.extend(acts.iter().map(|_| Err(refused.clone())));
+            }
         }
     }
+    results
 }
 
 /// Sends one act.
@@ -131,13 +118,15 @@ pub fn name_of(record: &Record) -> String {
 /// Keeps in mind what was done, for what comes after: the weight there was, and that it may come back.
 pub fn note(ui: Ui, act: Act, records: &[Arc<Record>], toast: u64) {
     match act {
-        Act::Drain => WEIGHTS.with_borrow_mut(|weights| {
-            for record in records.iter().filter(|record| !aftermath::is_drained(record)) {
-                let weight = record.instance().and_then(|instance| instance.metadata.get(WEIGHT).cloned());
-                weights.insert(record.key.clone(), weight);
+        Act::Drain => DRAINED.with_borrow_mut(|drained| {
+            let new = records.iter().filter(|record| !aftermath::is_drained(record));
+            drained.extend(new.map(|record| (record.key.clone(), Arc::clone(record))));
+        }),
+        Act::Undrain => DRAINED.with_borrow_mut(|drained| {
+            for record in records {
+                drained.remove(&record.key);
             }
         }),
-        Act::Undrain => {}
         Act::Delete | Act::Revoke => {
             #[expect(clippy::cast_precision_loss, reason = "it is a minute")]
             let until_ms = browser::now_ms() + UNDO_S as f64 * 1_000.0;
@@ -212,16 +201,23 @@ pub fn undo_newest(ui: Ui) {
 /// Takes back what the note of this number tells of.
 pub fn undo(ui: Ui, number: u64) {
     let toast = ui.toasts.with_untracked(|toasts| toasts.iter().find(|toast| toast.number == number).cloned());
-    let Some(undo) = toast.and_then(|toast| toast.undo) else { return };
+    let Some(Toast { undo: Some(undo), until_ms, .. }) = toast else { return };
     // What is put back by this page does not come back by itself.
     forget(number);
     keys::keep_focus(ui);
     let note = ui.tell_instead(number, words::PUTTING_BACK.with(&[&undo.name]), None);
     spawn_local(async move {
         let mut failed: Vec<Refused> = Vec::new();
+        // What the server could not be asked may be asked once more.
+        let mut left = Vec::new();
         for tokens in undo.tokens.chunks(CHUNK_ACTS) {
             let acts = tokens.iter().map(|token| api::Act::Undo { token: token.clone() }).collect();
-            failed.extend(send(ui, acts).await.into_iter().filter_map(Result::err));
+            for (token, result) in tokens.iter().zip(send(ui, acts).await) {
+                if let Err(refused) = result {
+                    left.extend(is_passing(refused.status).then(|| token.clone()));
+                    failed.push(refused);
+                }
+            }
         }
         let text = match failed.first() {
             None if undo.tokens.len() > 1 => words::BATCH_UNDONE.with(&[&undo.name]),
@@ -234,8 +230,15 @@ pub fn undo(ui: Ui, number: u64) {
                 [&*told, " ", &first.text].concat()
             }
         };
-        ui.tell_instead(note, text, None);
+        let name = if left.len() == undo.tokens.len() { undo.name } else { words::instances(left.len()) };
+        let again = Undo { tokens: left, name, puts_back: undo.puts_back };
+        ui.tell_until(note, text, (!again.tokens.is_empty()).then_some(again), Some(until_ms));
     });
+}
+
+/// Whether an answer of this status says nothing of what another try would be answered.
+fn is_passing(status: u16) -> bool {
+    status == 0 || status >= 500
 }
 
 /// What a note told of is told by another one, or is not expected any more.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use rollcall_shared::{Decoded, Layout, Raw, Record, ServiceInstance, api::InstanceEdit};
+use rollcall_shared::{Decoded, Layout, Raw, Record, ServiceInstance, api, api::InstanceEdit};
 
 use crate::words::{self, Word};
 
@@ -50,6 +50,25 @@ pub fn weighed(instance: &ServiceInstance, weight: Option<&str>) -> InstanceEdit
         None => metadata.remove(WEIGHT),
     };
     InstanceEdit { metadata: Some(metadata), ..InstanceEdit::default() }
+}
+
+/// What the server is asked for. `keys` is the number of keys that the lease was shown to hold; `before` is what stood
+/// there before it was drained, where that is known.
+pub fn request(act: Act, record: &Record, keys: usize, before: Option<&Record>) -> api::Act {
+    let (key, mod_revision) = (record.key.clone(), record.mod_revision);
+    let instance = match (act, record.lease, record.instance()) {
+        (Act::Revoke, Some(lease), _) => return api::Act::Revoke { lease, keys },
+        (Act::Delete | Act::Revoke, ..) => return api::Act::Deregister { key, mod_revision },
+        (Act::Drain, _, Some(instance)) => weighed(instance, Some("0")),
+        (Act::Undrain, _, Some(instance)) => {
+            // Under another lease it is another life of the key: the one before says nothing of it.
+            let before = before.filter(|before| before.lease == record.lease).and_then(Record::instance);
+            weighed(instance, before.and_then(|before| before.metadata.get(WEIGHT)).map(String::as_str))
+        }
+        // The server says why that cannot be.
+        (Act::Drain | Act::Undrain, _, None) => InstanceEdit::default(),
+    };
+    api::Act::Edit { key, mod_revision, instance }
 }
 
 /// A field that is another one now.
@@ -209,6 +228,29 @@ mod tests {
         assert!(!is_drained(&Record { layout: Layout::Kitex, ..drained.clone() }), "there it reads as 10");
         let back = weighed(drained.instance().unwrap(), None).over(drained.instance().unwrap());
         assert_eq!(back.metadata.get("weight"), None);
+    }
+
+    #[test]
+    fn nothing_is_deleted_that_was_to_be_drained() {
+        let decoded = Decoded::Malformed { why: "it ends too early".into(), raw: Raw::Text("{".into()) };
+        let broken = Record { decoded, ..record("k", 7, 2, &[]) };
+        for act in [Act::Drain, Act::Undrain] {
+            let sent = request(act, &broken, 1, None);
+            assert!(matches!(sent, api::Act::Edit { mod_revision: 2, .. }), "{sent:?}");
+        }
+        assert!(matches!(request(Act::Delete, &broken, 1, None), api::Act::Deregister { mod_revision: 2, .. }));
+        assert!(matches!(request(Act::Revoke, &broken, 3, None), api::Act::Revoke { keys: 3, .. }));
+    }
+
+    #[test]
+    fn a_weight_is_put_back_only_in_the_life_it_was_noted_in() {
+        let before = record("k", 7, 1, &[("weight", "30")]);
+        let weight = |lease| match request(Act::Undrain, &record("k", lease, 2, &[("weight", "0")]), 1, Some(&before)) {
+            api::Act::Edit { instance, .. } => instance.metadata.unwrap().remove(WEIGHT),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(weight(7).as_deref(), Some("30"));
+        assert_eq!(weight(8), None);
     }
 
     #[test]

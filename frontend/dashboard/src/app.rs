@@ -35,9 +35,6 @@ const NARROW_PX: f64 = 700.0;
 /// How many notes are kept in sight at once.
 const TOASTS_MAX: usize = 3;
 
-/// How many are kept that take something back.
-const TOASTS_UNDO_MAX: usize = 6;
-
 /// How long a note stays that takes nothing back, in milliseconds.
 const TOAST_MS: f64 = 8_000.0;
 
@@ -271,13 +268,23 @@ impl Ui {
 
     /// Tells something in the place of the note of that number, if it is still there.
     pub fn tell_instead(self, number: u64, text: String, undo: Option<Undo>) -> u64 {
+        self.tell_until(number, text, undo, None)
+    }
+
+    /// The same; what can be taken back can be so until then, and for a minute where nothing is said.
+    pub fn tell_until(self, number: u64, text: String, undo: Option<Undo>, until_ms: Option<f64>) -> u64 {
+        let now_ms = browser::now_ms();
         #[expect(clippy::cast_precision_loss, reason = "it is a minute")]
-        let lasts_ms = if undo.is_some() { UNDO_S as f64 * 1_000.0 } else { TOAST_MS };
+        let until_ms = match undo {
+            Some(_) => until_ms.unwrap_or(now_ms + UNDO_S as f64 * 1_000.0),
+            None => 0.0,
+        };
+        let until_ms = until_ms.max(now_ms + TOAST_MS);
         let mut toasts = self.toasts.get_untracked();
         let next = toasts.iter().map(|toast| toast.number).max().unwrap_or_default() + 1;
         let at = toasts.iter().position(|toast| toast.number == number);
         // A note that says something else is another one, in the same place.
-        let toast = Toast { number: next, text, undo, until_ms: browser::now_ms() + lasts_ms };
+        let toast = Toast { number: next, text, undo, until_ms };
         match at {
             Some(at) => toasts[at] = toast,
             None => toasts.insert(0, toast),
@@ -287,7 +294,6 @@ impl Ui {
             let Some(place) = toasts.iter().rposition(|toast| toast.undo.is_none()) else { break };
             toasts.remove(place);
         }
-        toasts.truncate(TOASTS_UNDO_MAX);
         self.toasts.set(toasts);
         next
     }

@@ -41,7 +41,9 @@ thread_local! {
 
 /// A key was pressed somewhere on the page.
 pub fn press(ui: Ui, event: &Event) {
-    let Some(pressed) = event.dyn_ref::<KeyboardEvent>() else { return };
+    // While a word is being composed, keys belong to whoever composes it.
+    let pressed = event.dyn_ref::<KeyboardEvent>().filter(|pressed| !pressed.is_composing());
+    let Some(pressed) = pressed else { return };
     let key = pressed.key();
     let target = event.target().and_then(|target| target.dyn_into::<Element>().ok());
     let is = |selector: &str| target.as_ref().is_some_and(|target| target.matches(selector).unwrap_or(false));
@@ -86,7 +88,7 @@ pub fn press(ui: Ui, event: &Event) {
             let Some(key) = ui.at.get_untracked() else { return };
             ui.toggle(&key, false);
         }
-        "d" if ui.selected.with_untracked(|selected| !selected.is_empty()) => ui.act_on_selected(Act::Delete),
+        "d" if !ui.selected_records().is_empty() => ui.act_on_selected(Act::Delete),
         "d" => {
             let Some(record) = current(ui) else { return };
             ui.deregister(record);

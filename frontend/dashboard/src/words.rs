@@ -148,7 +148,7 @@ words! {
     REVOKE_ALONE = "No other key hangs on this lease.";
     TYPE_THE_NAME = "To confirm, type the service's name:";
     WORKING = "Working";
-    NOTHING_CHANGED = "Nothing was changed.";
+    MAY_BE_DONE = "It is not known whether anything was changed.";
     NOT_LOADED = "A part of the page could not be loaded. Reload the page.";
     ALREADY_GONE = "It is gone already.";
     REGISTER_TITLE = "Register an instance";
@@ -309,7 +309,7 @@ words! {
     TYPE_THE_WORD = "For {0} this is the last one, or more than half. To confirm, type:";
     THE_WORD = "take out {0}";
     DONE_SO_FAR = "{0} of {1} done";
-    BATCH_FAILED = "{0} of {1} failed. What failed is as it was.";
+    BATCH_FAILED = "{0} of {1} failed.";
     BATCH_AGAIN = "Try those again";
     BATCH_DELETED = "Deregistered: {0}.";
     BATCH_DRAINED = "Drained: {0}.";

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use leptos::prelude::*;
+use leptos::{prelude::*, reactive::graph::untrack};
 use rollcall_shared::Record;
 use wasm_bindgen::JsCast;
 use wasm_bindgen_futures::spawn_local;
@@ -13,12 +13,12 @@ use web_sys::{Element, Event, MouseEvent};
 
 use super::{
     dialog::{Ask, close, frame, guard, guarded, title},
-    element::{El, button, el, said},
+    element::{El, button, el, follow, said},
     later,
     row::short_id,
 };
 use crate::{
-    acts::{self, CHUNK_ACTS, request, send, token},
+    acts::{self, CHUNK_ACTS, Refused, request, send, token},
     aftermath::{self, Act},
     app::{Ui, Undo},
     select, words,
@@ -103,11 +103,15 @@ pub fn selection_bar(ui: Ui) -> El {
 }
 
 fn bar(ui: Ui) -> El {
-    let count = move || {
-        ui.selected.track();
+    let count = move || words::SELECTED.with(&[&words::number(ui.selected.with(BTreeSet::len))]);
+    // What has gone is selected no more.
+    follow(move || {
         ui.store.follow_anything();
-        words::SELECTED.with(&[&words::number(ui.selected_records().len())])
-    };
+        let there = ui.selected_records();
+        if there.len() != ui.selected.with(BTreeSet::len) {
+            ui.selected.set(there.into_iter().map(|record| record.key.clone()).collect());
+        }
+    });
     let all = move || words::SELECT_ALL.with(&[&words::number(ui.store.row_count())]);
     let act = |class: &str, act: Act, name: words::Word| button(class, name.text(), move |_| ui.act_on_selected(act));
     let clear = button("close", "×", move |_| ui.selected.set(BTreeSet::new()));
@@ -141,6 +145,9 @@ struct Line {
     record: Arc<Record>,
     outcome: Outcome,
 }
+
+/// The services whose last live instances are among what is still to be done, and what has to be typed for that.
+type Guard = Option<(BTreeSet<String>, String)>;
 
 /// What a batch is at.
 #[derive(Clone)]
@@ -185,8 +192,7 @@ impl Batch {
         self.lines.iter().filter(|line| is_meant(&line.outcome)).count()
     }
 
-    /// The services whose last live instances these are, and what has to be typed for that.
-    fn guard(&self, ui: Ui) -> Option<(BTreeSet<String>, String)> {
+    fn guard(&self, ui: Ui) -> Guard {
         let open = self.open();
         let services = guarded(ui, self.act, &open);
         let word = match services.first() {
@@ -197,8 +203,8 @@ impl Batch {
         Some((services, word))
     }
 
-    fn is_ready(&self, ui: Ui) -> bool {
-        let is_meant = || self.guard(ui).is_none_or(|(_, word)| self.typed.trim() == word);
+    fn is_ready(&self, guard: &Guard) -> bool {
+        let is_meant = || guard.as_ref().is_none_or(|(_, word)| self.typed.trim() == word);
         !self.working && !self.open().is_empty() && is_meant()
     }
 }
@@ -212,15 +218,20 @@ pub fn batch(ui: Ui, act: Act, records: &[Arc<Record>]) -> El {
         Act::Undrain => words::BATCH_UNDRAIN_TITLE,
         Act::Delete | Act::Revoke => words::BATCH_DELETE_TITLE,
     };
-    let guard_needed = asked.guard(ui).map(|(_, word)| word);
     let asked = RwSignal::new(asked);
+    // What has to be typed follows what is left to be done, and what comes and goes meanwhile.
+    let needed = Memo::new(move |_| {
+        ui.store.follow_anything();
+        asked.with(|asked| asked.guard(ui))
+    });
+    let is_ready = move || needed.with(|needed| asked.with(|asked| asked.is_ready(needed)));
     let submit = move |event: Event| {
         event.prevent_default();
-        if asked.with_untracked(|asked| asked.is_ready(ui)) {
+        if untrack(is_ready) {
             spawn_local(run(ui, asked));
         }
     };
-    let list = move || asked.with(|asked| groups(ui, asked));
+    let list = move || needed.with(|needed| asked.with(|asked| groups(ui, asked, needed)));
     let progress = move || {
         asked.with(|asked| {
             let done = asked.count(|outcome| *outcome == Outcome::Done);
@@ -235,18 +246,16 @@ pub fn batch(ui: Ui, act: Act, records: &[Arc<Record>]) -> El {
             }
         })
     };
-    let guard = guard_needed.map(|word| {
-        let why = move || {
-            let services = asked.with(|asked| asked.guard(ui)).map(|(services, _)| services).unwrap_or_default();
-            let services: Vec<String> = services.into_iter().collect();
-            words::TYPE_THE_WORD.with(&[&services.join(words::LIST_COMMA.text())])
-        };
-        let what = el("span").text_of(why).text(" ").child(said("b", "mono", &word));
-        let is_over = move || asked.with(|asked| asked.guard(ui).is_none());
-        let field = guard(move |text| asked.update(|asked| asked.typed = text));
-        el("label").class("guard").flag("hidden", is_over).child(what).child(field)
-    });
-    let has_guard = guard.is_some();
+    let why = move || {
+        let services: Vec<String> = needed.get().unwrap_or_default().0.into_iter().collect();
+        words::TYPE_THE_WORD.with(&[&services.join(words::LIST_COMMA.text())])
+    };
+    let word = el("b").class("mono").text_of(move || needed.get().unwrap_or_default().1);
+    let guard = el("label")
+        .class("guard")
+        .flag("hidden", move || needed.with(Option::is_none))
+        .child(el("span").text_of(why).text(" ").child(word))
+        .child(guard(move |text| asked.update(|asked| asked.typed = text)));
     let verb = move || {
         let verb = asked.with(|asked| match asked.act {
             _ if asked.working => words::WORKING,
@@ -261,7 +270,7 @@ pub fn batch(ui: Ui, act: Act, records: &[Arc<Record>]) -> El {
         .class("danger")
         .attr("type", "submit")
         .attr("data-testid", "confirm")
-        .flag("disabled", move || !asked.with(|asked| asked.is_ready(ui)))
+        .flag("disabled", move || !is_ready())
         .text_of(verb);
     let leave = move || {
         let is_over = asked.with(|asked| !asked.done.is_empty());
@@ -273,14 +282,16 @@ pub fn batch(ui: Ui, act: Act, records: &[Arc<Record>]) -> El {
         .child(title(&name.with(&[&count])))
         .child(el("div").class("batch").attr("tabindex", "0").part(list))
         .child(el("p").class("quiet").attr("role", "status").text_of(progress))
-        .children(guard)
+        .child(guard)
         .child(el("footer").child(cancel).child(confirm));
+    let has_guard = needed.with_untracked(Option::is_some);
     frame(ui, "wide", form, if has_guard { "[role=dialog] input[type=text]" } else { "[data-testid=cancel]" })
 }
 
-/// Does what is still to be done, a few at a time.
+/// Does what is still to be done, a few at a time. Where the dialog is closed meanwhile, no more is sent; what was done
+/// by then is told, and can be undone.
 async fn run(ui: Ui, asked: RwSignal<Batch>) {
-    let act = asked.with_untracked(|asked| asked.act);
+    let Batch { act, mut tokens, mut done, note: before, .. } = asked.get_untracked();
     asked.update(|asked| {
         asked.working = true;
         for line in &mut asked.lines {
@@ -289,7 +300,8 @@ async fn run(ui: Ui, asked: RwSignal<Batch>) {
             }
         }
     });
-    let mut new: Vec<Arc<Record>> = Vec::new();
+    let done_before = done.len();
+    let mut failed = 0;
     loop {
         let chunk: Vec<(usize, Arc<Record>)> = asked
             .try_with_untracked(|asked| {
@@ -301,65 +313,60 @@ async fn run(ui: Ui, asked: RwSignal<Batch>) {
             break;
         }
         let results = send(ui, chunk.iter().map(|(_, record)| request(act, record, 0)).collect()).await;
-        let mut done = Vec::new();
+        let mut lines = Vec::new();
+        let mut selected = ui.selected.get_untracked();
+        for ((index, record), result) in chunk.into_iter().zip(results) {
+            let (record, outcome) = match result {
+                Ok(answer) => {
+                    tokens.extend(token(&answer));
+                    selected.remove(&record.key);
+                    done.push(Arc::clone(&record));
+                    (record, Outcome::Done)
+                }
+                // Tried again, it is what stands there now that is meant.
+                Err(Refused { now: Some(now), .. }) => {
+                    let why = words::CHANGED_SHORT.with(&[&acts::in_short(&record, &now)]);
+                    (now, Outcome::Failed(why))
+                }
+                Err(refused) => (record, Outcome::Failed(refused.text)),
+            };
+            failed += usize::from(outcome != Outcome::Done);
+            lines.push((index, Line { record, outcome }));
+        }
+        ui.selected.set(selected);
         asked.try_update(|asked| {
-            for ((index, record), result) in chunk.into_iter().zip(results) {
-                let line = &mut asked.lines[index];
-                line.outcome = match result {
-                    Ok(answer) => {
-                        asked.tokens.extend(token(&answer));
-                        done.push(record);
-                        Outcome::Done
-                    }
-                    Err(refused) => match refused.now {
-                        Some(now) => {
-                            let why = words::CHANGED_SHORT.with(&[&acts::in_short(&record, &now)]);
-                            // Tried again, it is what stands there now that is meant.
-                            line.record = now;
-                            Outcome::Failed(why)
-                        }
-                        None => Outcome::Failed(refused.text),
-                    },
-                };
+            for (index, line) in lines {
+                asked.lines[index] = line;
             }
         });
-        ui.selected.update(|selected| {
-            for record in &done {
-                selected.remove(&record.key);
-            }
-        });
-        new.extend(done);
     }
-    let over = asked.try_update(|asked| {
-        asked.working = false;
-        let failed = asked.count(|outcome| matches!(outcome, Outcome::Failed(_)));
-        asked.done.extend(new.iter().cloned());
-        (failed, asked.tokens.clone(), asked.done.clone(), asked.note)
-    });
-    let Some((failed, tokens, done, before)) = over else { return };
-    if !new.is_empty() {
+    let mut note = before;
+    if done.len() > done_before {
         let name = words::instances(done.len());
         let text = match act {
             Act::Drain => words::BATCH_DRAINED,
             Act::Undrain => words::BATCH_UNDRAINED,
             Act::Delete | Act::Revoke => words::BATCH_DELETED,
         };
-        let undo = Undo { tokens, name: name.clone(), puts_back: act == Act::Delete };
+        let undo = Undo { tokens: tokens.clone(), name: name.clone(), puts_back: act == Act::Delete };
         // What is tried again is one act with what was done before: one note takes back all of it.
-        let toast = ui.tell_instead(before, text.with(&[&name]), (!undo.tokens.is_empty()).then_some(undo));
+        note = ui.tell_instead(before, text.with(&[&name]), (!tokens.is_empty()).then_some(undo));
         if before != 0 {
             acts::forget(before);
         }
-        acts::note(ui, act, &done, toast);
-        asked.try_update(|asked| asked.note = toast);
+        acts::note(ui, act, &done, note);
     }
-    if failed == 0 {
+    let is_open = asked.try_update(|asked| {
+        asked.working = false;
+        (asked.tokens, asked.done, asked.note) = (tokens, done, note);
+    });
+    if failed == 0 && is_open.is_some() {
         close(ui);
     }
 }
 
 /// The rows by service, with what follows for each framework; what failed comes first.
-fn groups(ui: Ui, asked: &Batch) -> Vec<El> {
+fn groups(ui: Ui, asked: &Batch, needed: &Guard) -> Vec<El> {
     let mut services: BTreeMap<&str, Vec<&Line>> = BTreeMap::new();
     for line in &asked.lines {
         services.entry(&line.record.service).or_default().push(line);
@@ -371,7 +378,7 @@ fn groups(ui: Ui, asked: &Batch) -> Vec<El> {
     let of_all = all.first().filter(|_| all.len() == 1 && services.len() > 1);
     let of_all = of_all.map(|sentence| said("p", "", &words::OF_ALL.with(&[sentence])));
     let is_each = of_all.is_none();
-    let guarded = asked.guard(ui).map(|(services, _)| services).unwrap_or_default();
+    let is_guarded = |service: &str| needed.as_ref().is_some_and(|(services, _)| services.contains(service));
     let mut left = ROWS_MAX;
     let groups = services.into_iter().map(|(service, mut lines)| {
         lines.sort_by_key(|line| !matches!(line.outcome, Outcome::Failed(_)));
@@ -387,7 +394,7 @@ fn groups(ui: Ui, asked: &Batch) -> Vec<El> {
         let rows = lines.into_iter().take(shown).map(row);
         let heading = said("h3", "", service).text(" ").child(said("span", "quiet", &how_many));
         el("section")
-            .attr_if("data-guarded", guarded.contains(service).then_some(""))
+            .attr_if("data-guarded", is_guarded(service).then_some(""))
             .child(heading)
             .children(sentences)
             .child(el("ul").children(rows))

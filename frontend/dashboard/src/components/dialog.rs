@@ -207,7 +207,8 @@ fn question(ui: Ui, record: Arc<Record>) -> El {
     };
     let asked = RwSignal::new(asked);
     let look_at_keys = move || {
-        let Some(lease) = lease else { return };
+        // It may hang on another lease by now than it did when this was opened.
+        let Some(Some(lease)) = asked.try_with_untracked(|asked| asked.shown.lease) else { return };
         spawn_local(async move {
             if let Ok(answer) = ui.client().lease(lease).await {
                 asked.try_update(|asked| asked.keys = answer.keys);
@@ -229,7 +230,10 @@ fn question(ui: Ui, record: Arc<Record>) -> El {
             let keys = now.keys.as_ref().map_or(1, Vec::len);
             match send_one(ui, request(now.act, &now.shown, keys)).await {
                 Ok(answer) => {
-                    close(ui);
+                    // Closed meanwhile, it may be another one that is open.
+                    if asked.try_with_untracked(|_| ()).is_some() {
+                        close(ui);
+                    }
                     tell_done(ui, now.act, &now.shown, &answer, 0);
                 }
                 Err(refused) => {
@@ -240,6 +244,9 @@ fn question(ui: Ui, record: Arc<Record>) -> El {
                             (None, 409) => words::LEASE_CHANGED.text().to_owned(),
                             _ => refused.text,
                         };
+                        if refused.status == 409 {
+                            asked.keys = None;
+                        }
                         if let Some(now) = refused.now {
                             asked.was = Some(std::mem::replace(&mut asked.shown, now));
                         }

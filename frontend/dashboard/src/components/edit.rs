@@ -135,8 +135,11 @@ pub fn edit_form(ui: Ui, key: &str) -> Option<El> {
             let (key, mod_revision) = (now.base.key.clone(), now.base.mod_revision);
             match send_one(ui, Act::Edit { key, mod_revision, instance }).await {
                 Ok(answer) => {
-                    KEPT.set(None);
-                    ui.close_sheet();
+                    // Closed meanwhile, it may be another one that is open.
+                    if state.try_with_untracked(|_| ()).is_some() {
+                        KEPT.set(None);
+                        ui.close_sheet();
+                    }
                     told(ui, &now.base, &answer);
                 }
                 Err(refused) => {
@@ -152,7 +155,10 @@ pub fn edit_form(ui: Ui, key: &str) -> Option<El> {
                         }
                     });
                     // What was typed is kept over what stands there now.
-                    KEPT.set(state.try_with_untracked(|state| (Arc::clone(&state.base), state.draft.clone())));
+                    if let Some(kept) = state.try_with_untracked(|state| (Arc::clone(&state.base), state.draft.clone()))
+                    {
+                        KEPT.set(Some(kept));
+                    }
                     focus_first_wrong();
                 }
             }

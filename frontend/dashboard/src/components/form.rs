@@ -157,10 +157,13 @@ pub fn register_form(ui: Ui) -> El {
         spawn_local(async move {
             match ui.client().register(&request).await {
                 Ok(answer) => {
-                    KEPT.set(None);
-                    ui.form.set(false);
-                    ui.at.set(Some(answer.record.key.clone()));
-                    ui.go(Address::service(&answer.record.service));
+                    // Closed meanwhile, one has gone elsewhere.
+                    if state.try_with_untracked(|_| ()).is_some() {
+                        KEPT.set(None);
+                        ui.form.set(false);
+                        ui.at.set(Some(answer.record.key.clone()));
+                        ui.go(Address::service(&answer.record.service));
+                    }
                 }
                 Err(error) => {
                     let errors = match error.problem() {

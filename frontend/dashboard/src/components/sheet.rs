@@ -12,14 +12,7 @@ use super::{
     later::{self, Later},
     row::{copy_address, short_id},
 };
-use crate::{
-    acts::{self, why},
-    aftermath,
-    app::Ui,
-    live::Row,
-    search::RowState,
-    words,
-};
+use crate::{acts, aftermath, app::Ui, live::Row, search::RowState, words};
 
 /// How many happenings of an instance are shown.
 const HISTORY_MAX: usize = 20;
@@ -161,7 +154,7 @@ fn raw_value(ui: Ui, key: String) -> El {
                 Ok(text) => text,
                 Err(error) => hex(error.as_bytes()),
             },
-            Err(error) => why(&error),
+            Err(error) => error.to_string(),
         };
         value.try_set(shown);
     });

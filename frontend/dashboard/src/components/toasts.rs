@@ -11,6 +11,9 @@ use crate::{
     keys, words,
 };
 
+/// How many are in sight at once; behind them wait the older ones that can still be taken back.
+const SHOWN_MAX: usize = 6;
+
 /// The notes at the page's foot.
 pub fn toasts(ui: Ui) -> El {
     follow(move || {
@@ -19,7 +22,8 @@ pub fn toasts(ui: Ui) -> El {
             ui.toasts.update(|toasts| toasts.retain(|toast| toast.until_ms > now_ms));
         }
     });
-    let named = move || ui.toasts.with(|toasts| toasts.iter().map(|toast| toast.number.to_string()).collect());
+    let named =
+        move || ui.toasts.with(|toasts| toasts.iter().take(SHOWN_MAX).map(|toast| toast.number.to_string()).collect());
     let drawn = move |wanted: &str| {
         let found = |toast: &&Toast| toast.number.to_string() == wanted;
         ui.toasts.with_untracked(|toasts| toasts.iter().find(found).map(|toast| note(ui, toast)))
