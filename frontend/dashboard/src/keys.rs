@@ -199,6 +199,13 @@ pub fn keep_focus(_: Ui) {
     });
 }
 
+/// The same, where what has the focus now is about to go. Where nothing has it, nothing gets it.
+pub fn hold_focus(ui: Ui) {
+    if !is_focus_lost() {
+        keep_focus(ui);
+    }
+}
+
 fn keep_focus_at_row(ui: Ui) {
     if let Some(active) = document().active_element().and_then(|active| active.dyn_into::<HtmlElement>().ok()) {
         let _ = active.blur();

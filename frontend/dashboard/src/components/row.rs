@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     app::Ui,
-    browser,
+    browser, keys,
     live::{Live, Row, Why},
     route::Address,
     search::RowState,
@@ -96,6 +96,12 @@ pub fn instance_row(ui: Ui, record: Arc<Record>, of_all: bool) -> El {
         drawn.track();
         if is_gone.get() { Vec::new() } else { ago(ui, drawn.with(|row| row.as_ref().and_then(|row| row.since_ms))) }
     };
+    let said = move || {
+        if is_gone.get() {
+            keys::hold_focus(ui);
+        }
+        told(ui, &drawn.get().expect("a row has a record"), is_gone.get())
+    };
     el("tr")
         .attr("data-testid", "instance")
         .attr("data-key", &key)
@@ -107,7 +113,7 @@ pub fn instance_row(ui: Ui, record: Arc<Record>, of_all: bool) -> El {
         .child(state_cell)
         .child(el("td").class("c-id mono").child(id).part(move || odd(&record())))
         .children(service)
-        .part(move || told(ui, &drawn.get().expect("a row has a record"), is_gone.get()))
+        .part(said)
         .child(el("td").class("c-lease").flag("data-span", move || is_gone.get()).part(lease))
         .child(el("td").class("c-since").flag("data-span", move || is_gone.get()).part(came))
         .child(el("td").class("c-act").flag("data-span", move || is_gone.get()).part(act))

@@ -44,8 +44,13 @@ pub fn framed(ui: Ui, label: &str, heading: El) -> El {
 /// Everything about one key.
 pub fn details(ui: Ui, key: &str) -> El {
     let row = ui.store.row(key);
-    // A renewal is no reason to draw the facts anew.
-    let drawn = Memo::new(move |_| row.get().map(|row| Row { clock: None, fresh: false, ..row }));
+    // A renewal is no reason to draw the facts anew, nor is its being late.
+    let drawn = Memo::new(move |_| {
+        row.get().map(|row| {
+            let state = if row.state == RowState::Gone { RowState::Gone } else { RowState::Live };
+            Row { clock: None, fresh: false, state, ..row }
+        })
+    });
     let happened = ui.store.feed(HISTORY_MAX, Some(key.to_owned()));
     let title = key.to_owned();
     let heading =

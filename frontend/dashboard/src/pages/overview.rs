@@ -1,6 +1,8 @@
 //! The overview: how much there is, what looks wrong, what changed last, what is biggest. While something is searched,
 //! what it means.
 
+use std::sync::Arc;
+
 use leptos::prelude::*;
 use rollcall_shared::{Decoded, Record};
 
@@ -47,13 +49,18 @@ pub fn glance(ui: Ui) -> El {
         let services = ui.store.read(|live| live.catalog().services().count());
         words::HEADLINE.with(&[&words::instances(totals.get().instances), &words::services(services)])
     };
-    let wrong = move || {
-        ui.store.follow_anything();
-        let wrong = ui.store.read(|live| live.wrong(LINES_MAX));
-        if wrong.is_empty() {
-            return vec![said("p", "quiet", words::ALL_WELL.text())];
-        }
-        vec![el("ul").class("lines").children(wrong.iter().map(|record| wrong_line(record)))]
+    // What a line says of a record follows from its revision, or from its being late, which comes after all else.
+    let wrong = ui.store.overall(|live| {
+        let name = |record: &Arc<Record>| [&*record.mod_revision.to_string(), " ", &record.key].concat();
+        live.wrong(LINES_MAX).iter().map(name).collect::<Vec<_>>()
+    });
+    let wrong_lines = move |name: &str| {
+        let (_, key) = name.split_once(' ')?;
+        ui.store.read(|live| live.catalog().get(key).map(|record| wrong_line(record)))
+    };
+    let wrong_lines = el("ul").class("lines").keyed(move || wrong.get(), wrong_lines);
+    let nothing = |list: Memo<Vec<String>>, what: words::Word| {
+        move || list.with(Vec::is_empty).then(|| said("p", "quiet", what.text())).into_iter().collect()
     };
     let section = |name: words::Word| el("section").child(said("h2", "", name.text()));
     let list = |names: Memo<Vec<String>>, line: fn(Ui, &str) -> El| {
@@ -69,19 +76,15 @@ pub fn glance(ui: Ui) -> El {
         ui.store.now_ms.track();
         changed_last(ui)
     });
-    let nothing_recent = move || {
-        let is_empty = recent.with(Vec::is_empty);
-        is_empty.then(|| said("p", "quiet", words::NO_RECENT.text())).into_iter().collect()
-    };
     el("div")
         .class("page")
         .child(el("h1").text_of(headline))
         .child(el("p").class("marks lede").part(move || marks(&totals.get(), false)))
-        .child(section(words::LOOKS_WRONG).part(wrong))
+        .child(section(words::LOOKS_WRONG).part(nothing(wrong, words::ALL_WELL)).child(wrong_lines))
         .child(
             el("div")
                 .class("pairs")
-                .child(section(words::RECENT).part(nothing_recent).child(list(recent, recent_line)))
+                .child(section(words::RECENT).part(nothing(recent, words::NO_RECENT)).child(list(recent, recent_line)))
                 .child(section(words::BIGGEST).child(list(biggest, size_line))),
         )
 }
