@@ -2,7 +2,11 @@
 //!
 //! Every write of the page but a registration goes through [`send`]. Must not know: how it was asked for.
 
-use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use leptos::prelude::*;
 use rollcall_client::{ClientError, batches};
@@ -257,9 +261,15 @@ pub fn watch_for_returns(ui: Ui) {
         let mut back: Vec<(Taken, Arc<Record>)> = Vec::new();
         let mut rest = TAKEN.take();
         ui.store.read(|live| {
+            let services: BTreeSet<&str> = rest.iter().map(|taken| &*taken.record.service).collect();
+            let there =
+                services.iter().filter_map(|service| live.catalog().service(service)).flat_map(BTreeMap::values);
+            // Nothing came anew that is older than the oldest of what was taken out.
+            let oldest = rest.iter().map(|taken| taken.record.mod_revision).min().unwrap_or_default();
+            let new = aftermath::by_address(there.filter(|record| record.create_revision > oldest));
             rest.retain(|taken| {
-                let of_service = live.catalog().service(&taken.record.service).into_iter().flat_map(BTreeMap::values);
-                let now = live.catalog().get(&taken.record.key).into_iter().chain(of_service);
+                let there = new.get(&aftermath::address(&taken.record)).copied();
+                let now = live.catalog().get(&taken.record.key).into_iter().chain(there);
                 let now = now.into_iter().find(|now| aftermath::is_return(&taken.record, now));
                 back.extend(now.map(|now| (taken.clone(), Arc::clone(now))));
                 now.is_none() && taken.until_ms > now_ms
@@ -275,8 +285,8 @@ pub fn watch_for_returns(ui: Ui) {
             [(taken, now)] => aftermath::returned(&taken.record, now).with(&[&name_of(&taken.record)]),
             several => words::BACK_MANY.with(&[&words::instances(several.len())]),
         };
-        // What is back cannot be put back: its note says so instead of offering it.
-        let only = back.iter().all(|(taken, _)| taken.note == back[0].0.note);
+        // What is back under its key cannot be put back: its note says so instead of offering it.
+        let only = back.iter().all(|(taken, now)| taken.note == back[0].0.note && taken.record.key == now.key);
         let others = TAKEN.with_borrow(|rest| rest.iter().any(|taken| taken.note == back[0].0.note));
         ui.tell_instead(if only && !others { back[0].0.note } else { 0 }, text, None);
     });

@@ -3,7 +3,7 @@
 //! Pure. The words are [`crate::words`]'; this decides which of them, when a click is not enough, and what changed
 //! meanwhile.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use rollcall_shared::{Decoded, Layout, Raw, Record, ServiceInstance, api, api::InstanceEdit};
 
@@ -132,12 +132,30 @@ pub fn is_return(taken: &Record, now: &Record) -> bool {
     if now.key == taken.key {
         return now.mod_revision > taken.mod_revision;
     }
-    let address = |record: &Record| record.instance().and_then(|instance| instance.endpoints.first().cloned());
     now.create_revision > taken.mod_revision
-        && now.service == taken.service
         && now.source == taken.source
-        && address(now).is_some()
+        && address(now).1.is_some()
         && address(now) == address(taken)
+}
+
+/// Where an instance is, in which service.
+pub fn address(record: &Record) -> (&str, Option<&str>) {
+    let first = record.instance().and_then(|instance| instance.endpoints.first());
+    (&record.service, first.map(String::as_str))
+}
+
+/// Records by where they are; of several at one address, the one that came last.
+pub fn by_address<'a>(
+    records: impl Iterator<Item = &'a Arc<Record>>,
+) -> BTreeMap<(&'a str, Option<&'a str>), &'a Arc<Record>> {
+    let mut found: BTreeMap<_, &Arc<Record>> = BTreeMap::new();
+    for record in records {
+        let last = found.entry(address(record)).or_insert(record);
+        if last.create_revision < record.create_revision {
+            *last = record;
+        }
+    }
+    found
 }
 
 /// What the person is told before the click.
@@ -274,6 +292,16 @@ mod tests {
         ] {
             assert_eq!(is_return(&taken, &now).then(|| returned(&taken, &now)), word, "{now:?}");
         }
+    }
+
+    #[test]
+    fn what_came_last_to_an_address_stands_for_it() {
+        let records = [record("k/1", 7, 5, &[]), record("k/2", 8, 9, &[]), record("k/3", 8, 6, &[])].map(Arc::new);
+        let found = by_address(records.iter());
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[&address(&records[0])].key, "k/2");
+        let elsewhere = Record { service: "other".into(), ..record("k/4", 9, 9, &[]) };
+        assert_eq!(found.get(&address(&elsewhere)), None);
     }
 
     #[test]

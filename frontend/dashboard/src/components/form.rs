@@ -95,6 +95,8 @@ pub fn focus_first_wrong() {
 #[derive(Clone)]
 struct State {
     draft: Draft,
+    /// Where the layout's keys stand.
+    prefix: String,
     /// What the server found wrong.
     refused: Vec<FieldError>,
     /// What nobody has touched yet is not called wrong.
@@ -104,18 +106,16 @@ struct State {
 }
 
 impl State {
-    fn request(&self, ui: Ui) -> Result<RegisterRequest, Vec<FieldError>> {
-        let layout = self.draft.layout;
-        let known = ui.store.read(|live| live.source_of(layout));
-        match KeyPrefix::new(known.as_deref().or(default_prefix(layout)).unwrap_or("services/")) {
+    fn request(&self) -> Result<RegisterRequest, Vec<FieldError>> {
+        match KeyPrefix::new(&self.prefix) {
             Ok(prefix) => self.draft.request(&prefix),
             Err(error) => Err(vec![FieldError::new("", error.to_string())]),
         }
     }
 
-    fn error(&self, ui: Ui, field: Field) -> Option<String> {
+    fn error(&self, field: Field) -> Option<String> {
         let is_shown = self.all_touched || self.touched.contains(&field);
-        let own = is_shown.then(|| self.request(ui).err()).flatten().and_then(|errors| error_at(&errors, field));
+        let own = is_shown.then(|| self.request().err()).flatten().and_then(|errors| error_at(&errors, field));
         own.or_else(|| error_at(&self.refused, field))
     }
 
@@ -134,8 +134,14 @@ pub fn register_form(ui: Ui) -> El {
     let was_kept = kept.is_some();
     let draft = kept.unwrap_or_else(|| fresh.clone());
     let chosen = draft.layout;
-    let state =
-        RwSignal::new(State { draft, refused: Vec::new(), touched: Vec::new(), all_touched: false, working: false });
+    let state = RwSignal::new(State {
+        draft,
+        prefix: prefix_of(ui, chosen),
+        refused: Vec::new(),
+        touched: Vec::new(),
+        all_touched: false,
+        working: false,
+    });
     let change = move |field: Field, apply: &dyn Fn(&mut Draft)| {
         state.update(|state| {
             apply(&mut state.draft);
@@ -146,7 +152,7 @@ pub fn register_form(ui: Ui) -> El {
     let submit = move |event: Event| {
         event.prevent_default();
         state.update(|state| state.all_touched = true);
-        let Ok(request) = state.with_untracked(|state| state.request(ui)) else { return focus_first_wrong() };
+        let Ok(request) = state.with_untracked(State::request) else { return focus_first_wrong() };
         if state.with_untracked(|state| state.working) {
             return;
         }
@@ -186,7 +192,7 @@ pub fn register_form(ui: Ui) -> El {
             label,
             is_long: matches!(field, Field::Endpoints | Field::Metadata),
             value: Box::new(move || state.with(|state| slot(&state.draft, field).to_owned())),
-            error: Rc::new(move || state.with(|state| state.error(ui, field))),
+            error: Rc::new(move || state.with(|state| state.error(field))),
             hint: Box::new(move || hint(layout())),
             input: Box::new(move |typed| change(field, &|draft| slot_mut(draft, field).clone_from(&typed))),
         };
@@ -195,6 +201,7 @@ pub fn register_form(ui: Ui) -> El {
     };
     let choose = move |event: Event| {
         if let Ok(layout) = event_target_value(&event).parse() {
+            state.update_untracked(|state| state.prefix = prefix_of(ui, layout));
             change(Field::Layout, &|draft| draft.layout = layout);
         }
     };
@@ -202,7 +209,7 @@ pub fn register_form(ui: Ui) -> El {
         let by = if event_target_value(&event) == "caller" { KeepAlive::Caller } else { KeepAlive::Server };
         change(Field::KeepAlive, &|draft| draft.keep_alive = by);
     };
-    let wrong = move |field: Field| state.with(|state| state.error(ui, field));
+    let wrong = move |field: Field| state.with(|state| state.error(field));
     let of_form = move || wrong(Field::Form).unwrap_or_default();
     // A choice that the server does not take.
     let choice = move |field: Field, name: &'static str, label: Word, control: El| {
@@ -293,6 +300,16 @@ fn preset(ui: Ui) -> Layout {
         };
         Layout::ALL.into_iter().find(watched).unwrap_or(Layout::Kratos)
     })
+}
+
+/// Where a layout's keys stand: at its own prefix, where that is watched, else where others of it do.
+fn prefix_of(ui: Ui, layout: Layout) -> String {
+    let own = default_prefix(layout);
+    let known = ui.store.read(|live| {
+        let is_watched = own.is_some_and(|prefix| live.catalog().revisions().contains_key(prefix));
+        if is_watched { None } else { live.source_of(layout) }
+    });
+    known.unwrap_or_else(|| own.unwrap_or("services/").to_owned())
 }
 
 fn slot(draft: &Draft, field: Field) -> &str {

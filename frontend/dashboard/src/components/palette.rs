@@ -59,9 +59,15 @@ struct Answer {
 struct State {
     answers: Vec<Answer>,
     at: usize,
+    found: Found,
 }
 
-fn answers(ui: Ui, typed: &str) -> Vec<Answer> {
+/// All instances whose ids hold what was typed, and that, where they are so few that all are known: who types on looks
+/// only among them.
+type Found = Option<(String, Vec<Arc<Record>>)>;
+
+fn answers(ui: Ui, typed: &str, before: &Found) -> State {
+    let mut all = None;
     let mut found: Vec<(i32, Answer)> = Vec::new();
     let mut offer = |bonus: i32, name: String, kind: String, deed: Deed| {
         if let Some(score) = score(&name, typed) {
@@ -112,18 +118,23 @@ fn answers(ui: Ui, typed: &str) -> Vec<Answer> {
             offer(if typed.is_empty() { -1 } else { 4 }, name.to_owned(), kind, Deed::Go(Address::service(name)));
         }
         if typed.len() >= INSTANCE_LETTERS_MIN {
-            let named = live.catalog().records().filter(|record| holds(short_id(record), typed));
-            for record in named.take(INSTANCES_MAX) {
+            let is_meant = |record: &&Arc<Record>| holds(short_id(record), typed);
+            let named: Vec<Arc<Record>> = match before {
+                Some((before, found)) if typed.contains(&**before) => found.iter().filter(is_meant).cloned().collect(),
+                _ => live.catalog().records().filter(is_meant).take(INSTANCES_MAX).cloned().collect(),
+            };
+            for record in &named {
                 let address = Address { key: Some(record.key.clone()), ..Address::service(&record.service) };
                 let kind = words::PLACE_INSTANCE.with(&[&record.service]);
                 offer(0, short_id(record).to_owned(), kind, Deed::Go(address));
             }
+            all = (named.len() < INSTANCES_MAX).then(|| (typed.to_owned(), named));
         }
     });
     // Stable: what is equally good stays in this order.
     found.sort_by_key(|(score, _)| -score);
     found.truncate(SHOWN_MAX);
-    found.into_iter().map(|(_, answer)| answer).collect()
+    State { answers: found.into_iter().map(|(_, answer)| answer).collect(), at: 0, found: all }
 }
 
 fn holds(text: &str, word: &str) -> bool {
@@ -151,7 +162,7 @@ fn run(ui: Ui, deed: Deed) {
 
 /// The palette.
 pub fn palette(ui: Ui) -> El {
-    let state = RwSignal::new(State { answers: answers(ui, ""), at: 0 });
+    let state = RwSignal::new(answers(ui, "", &None));
     let choose = move |at: usize| {
         if let Some(answer) = state.with_untracked(|state| state.answers.get(at).cloned()) {
             run(ui, answer.deed);
@@ -159,7 +170,7 @@ pub fn palette(ui: Ui) -> El {
     };
     let input = move |event: Event| {
         let typed = event_target_value(&event).trim().to_ascii_lowercase();
-        state.set(State { answers: answers(ui, &typed), at: 0 });
+        state.update(|state| *state = answers(ui, &typed, &state.found));
     };
     let press = move |event: Event| {
         // While a word is being composed, keys belong to whoever composes it.
