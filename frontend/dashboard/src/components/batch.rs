@@ -301,7 +301,7 @@ async fn run(ui: Ui, asked: RwSignal<Batch>) {
         }
     });
     let done_before = done.len();
-    let mut failed = 0;
+    let (mut sent, mut failed) = (0, 0);
     loop {
         let chunk: Vec<(usize, Arc<Record>)> = asked
             .try_with_untracked(|asked| {
@@ -330,6 +330,7 @@ async fn run(ui: Ui, asked: RwSignal<Batch>) {
                 }
                 Err(refused) => (record, Outcome::Failed(refused.text)),
             };
+            sent += 1;
             failed += usize::from(outcome != Outcome::Done);
             lines.push((index, Line { record, outcome }));
         }
@@ -360,8 +361,13 @@ async fn run(ui: Ui, asked: RwSignal<Batch>) {
         asked.working = false;
         (asked.tokens, asked.done, asked.note) = (tokens, done, note);
     });
-    if failed == 0 && is_open.is_some() {
-        close(ui);
+    match is_open {
+        Some(()) if failed == 0 => close(ui),
+        // Nobody sees the rows any more.
+        None if failed > 0 => {
+            ui.tell(words::BATCH_FAILED.with(&[&words::number(failed), &words::number(sent)]), None);
+        }
+        _ => {}
     }
 }
 

@@ -236,6 +236,7 @@ fn question(ui: Ui, record: Arc<Record>) -> El {
                     }
                     tell_done(ui, now.act, &now.shown, &answer, 0);
                 }
+                Err(refused) if asked.try_with_untracked(|_| ()).is_none() => _ = ui.tell(refused.text, None),
                 Err(refused) => {
                     asked.try_update(|asked| {
                         asked.working = false;

@@ -142,6 +142,7 @@ pub fn edit_form(ui: Ui, key: &str) -> Option<El> {
                     }
                     told(ui, &now.base, &answer);
                 }
+                Err(refused) if state.try_with_untracked(|_| ()).is_none() => _ = ui.tell(refused.text, None),
                 Err(refused) => {
                     state.try_update(|state| {
                         state.working = false;
@@ -155,10 +156,7 @@ pub fn edit_form(ui: Ui, key: &str) -> Option<El> {
                         }
                     });
                     // What was typed is kept over what stands there now.
-                    if let Some(kept) = state.try_with_untracked(|state| (Arc::clone(&state.base), state.draft.clone()))
-                    {
-                        KEPT.set(Some(kept));
-                    }
+                    KEPT.set(state.try_with_untracked(|state| (Arc::clone(&state.base), state.draft.clone())));
                     focus_first_wrong();
                 }
             }
