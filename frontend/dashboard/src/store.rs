@@ -4,7 +4,11 @@
 //! and lists that it concerns are touched. In a hidden tab there are no frames and no timers: folding goes on, and on
 //! return everything is right at once. Must not know: components.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::StreamExt as _;
 use leptos::{leptos_dom::helpers::IntervalHandle, prelude::*, reactive::signal::ArcTrigger};
@@ -78,6 +82,7 @@ struct Due {
     drawn_ms: f64,
     anything: bool,
     feed: bool,
+    services: HashSet<String>,
 }
 
 /// Who is drawn now, by key or name, with what tells them to draw anew.
@@ -204,7 +209,12 @@ impl Store {
             } else {
                 let changed = dirty.keys.keys().chain(&dirty.renewed);
                 told.extend(changed.filter_map(|key| Some(state.rows.get(key)?.0.clone())));
-                told.extend(dirty.services.iter().filter_map(|name| Some(state.services.get(name)?.0.clone())));
+                state.due.services.extend(dirty.services.iter().cloned());
+            }
+            // While much happens, what sums it up is drawn with the clock's tick: nobody reads faster.
+            let is_calm = !state.live.in_burst();
+            if is_calm {
+                told.extend(state.take_services());
             }
             let (mut listed, mut names) = (false, dirty.names);
             for view in [&mut state.table, &mut state.found] {
@@ -223,16 +233,14 @@ impl Store {
             }
             state.due.anything |= names || dirty.all || !dirty.keys.is_empty();
             state.due.feed |= dirty.feed;
-            // What counts everything changes all the time; who reads it wants to see that something new is there.
-            let is_time = now_ms - state.due.drawn_ms >= OVERALL_MS_MIN;
+            let is_time = is_calm && now_ms - state.due.drawn_ms >= OVERALL_MS_MIN;
             if state.due.anything && (names || is_time) {
                 state.due.anything = false;
                 state.due.drawn_ms = now_ms;
                 of_all.push(self.anything);
             }
-            if state.due.feed && (is_time || !state.live.in_burst()) {
+            if state.due.feed && is_calm {
                 state.due.feed = false;
-                state.due.drawn_ms = now_ms;
                 of_all.push(self.feed);
             }
             (told, of_all, state.is_looking())
@@ -295,12 +303,16 @@ impl Store {
             if let Some(events) = &state.events {
                 events.check(SILENCE_MS_MAX);
             }
+            let services = state.take_services();
             let due = std::mem::take(&mut state.due);
             state.due.drawn_ms = now_ms;
             let State { live, table, found, .. } = state;
-            (due, table.settle(live) | found.settle(live))
+            (due, services, table.settle(live) | found.settle(live))
         });
-        let (due, listed) = told.unwrap_or_default();
+        let (due, services, listed) = told.unwrap_or_default();
+        for trigger in services {
+            trigger.notify();
+        }
         for (trigger, due) in [(self.anything, due.anything), (self.feed, due.feed), (self.listed, listed)] {
             if due {
                 trigger.notify();
@@ -424,6 +436,12 @@ impl Store {
 }
 
 impl State {
+    /// Who draws the services that changed.
+    fn take_services(&mut self) -> Vec<ArcTrigger> {
+        let changed = std::mem::take(&mut self.due.services);
+        changed.iter().filter_map(|name| Some(self.services.get(name)?.0.clone())).collect()
+    }
+
     fn is_looking(&self) -> bool {
         [&self.table, &self.found].into_iter().any(|view| is_asked(view.query()) && view.is_looking())
     }
