@@ -46,7 +46,11 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(45);
 
 /// How often the leases' times are sent to a reader that asked for them, by how many there are at the most.
 const TTL_INTERVALS: [(usize, Duration); 3] =
-    [(200, Duration::from_secs(1)), (1_000, Duration::from_secs(2)), (usize::MAX, TTL_INTERVAL_MAX)];
+    [(200, Duration::from_secs(1)), (1_000, Duration::from_secs(2)), (usize::MAX, TTL_ROUND_MAX)];
+
+/// The longest round. A lease that comes to be when one has begun waits for its place in the next, and no more than 5 s
+/// may pass.
+const TTL_ROUND_MAX: Duration = Duration::from_millis(2_400);
 
 /// The longest time between two of them; no more than 5 s may pass.
 const TTL_INTERVAL_MAX: Duration = Duration::from_secs(4);
