@@ -390,5 +390,6 @@ fn page(ui: Ui) -> El {
         .child(sheet(ui));
     // The bar comes before the notes, so that they know to stand above it.
     let hands = move || later::when_it_stands(ui, Later::Hands);
-    el("div").child(frame).child(dialog(ui)).part(hands).child(toasts(ui))
+    let is_selecting = move || ui.selected.with(|selected| !selected.is_empty());
+    el("div").flag("data-selecting", is_selecting).child(frame).child(dialog(ui)).part(hands).child(toasts(ui))
 }

@@ -84,6 +84,10 @@ pub struct Dirty {
     pub all: bool,
     /// The rows, each with what it showed when it was drawn last.
     pub keys: HashMap<String, Option<Arc<Record>>>,
+    /// Whether an instance came, went, or is doing otherwise: more than its own row is of another look.
+    pub moved: bool,
+    /// The rows that were added to this since somebody asked last whether it is urgent.
+    unseen: Vec<String>,
     /// The rows of which only the lease was renewed.
     pub renewed: HashSet<String>,
     /// Whether so many were renewed that all rows have to be looked at.
@@ -105,6 +109,11 @@ impl Dirty {
 }
 
 impl Dirty {
+    /// Whether a row among those that are drawn has to be drawn anew, of those that were not asked about yet.
+    fn shows(&mut self, is_drawn: impl Fn(&str) -> bool) -> bool {
+        self.all_renewed || std::mem::take(&mut self.unseen).iter().any(|key| is_drawn(key))
+    }
+
     fn renew(&mut self, key: &str) {
         if self.renewed.len() >= REDRAW_CHANGES {
             self.renewed.clear();
@@ -112,6 +121,7 @@ impl Dirty {
         }
         if !self.all_renewed && !self.renewed.contains(key) {
             self.renewed.insert(key.to_owned());
+            self.unseen.push(key.to_owned());
         }
     }
 }
@@ -216,6 +226,7 @@ impl Live {
                 }
                 self.touch(&record.key, was.or(ghost.as_ref().map(|ghost| &ghost.record)));
                 self.touch_service(&record.service);
+                self.dirty.moved |= was.is_none_or(|was| was.service != record.service);
                 if let Some(was) = was {
                     self.leave(was, record.lease, now_ms);
                     if was.service != record.service {
@@ -250,6 +261,7 @@ impl Live {
             }
             Change::Delete(departure) => {
                 let record = departure.last;
+                self.dirty.moved = true;
                 self.touch(&departure.key, Some(&record));
                 self.touch_service(&record.service);
                 self.leave(&record, None, now_ms);
@@ -306,9 +318,11 @@ impl Live {
         }
         if self.dirty.keys.len() < REDRAW_CHANGES {
             self.dirty.keys.insert(key.to_owned(), was.cloned());
+            self.dirty.unseen.push(key.to_owned());
         } else {
             // Nothing was drawn for long, as in a hidden tab.
             self.dirty.keys.clear();
+            self.dirty.unseen.clear();
             self.dirty.all = true;
         }
     }
@@ -383,6 +397,7 @@ impl Live {
         } else {
             self.late.remove(&record.key);
         }
+        self.dirty.moved = true;
         self.tallies.count(record, Count::Late, late, now_ms);
         self.touch(&record.key, Some(record));
         self.touch_service(&record.service);
@@ -422,6 +437,7 @@ impl Live {
     fn fold_away(&mut self, key: &str, now_ms: f64) {
         if let Some(ghost) = self.ghosts.remove(key) {
             self.tallies.count(&ghost.record, Count::Gone, false, now_ms);
+            self.dirty.moved = true;
             self.touch(key, Some(&ghost.record));
             self.touch_service(&ghost.record.service);
             self.dirty.names = true;
@@ -437,6 +453,13 @@ impl Live {
     /// Whether anything has to be drawn.
     pub fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
+    }
+
+    /// Whether something has to be drawn with the next frame, where `is_drawn` says which rows are. What has not can wait
+    /// for the clock's tick: an edit of a row that nobody sees, while much happens.
+    pub fn is_urgent(&mut self, is_drawn: impl Fn(&str) -> bool) -> bool {
+        let shows = self.dirty.shows(is_drawn);
+        shows || self.dirty.all || self.dirty.moved || self.dirty.names || (self.is_dirty() && !self.feed.in_burst())
     }
 
     /// Whether the first snapshot stands.

@@ -182,7 +182,7 @@ impl Store {
 
     fn draw_soon(self) {
         let due = self.state.try_update_value(|state| {
-            let due = !state.frame_due && (state.live.is_dirty() || state.is_looking());
+            let due = !state.frame_due && (state.is_urgent() || state.is_looking());
             state.frame_due |= due;
             due
         });
@@ -298,11 +298,15 @@ impl Store {
 
     fn tick(self) {
         let now_ms = browser::now_ms();
-        let told = self.state.try_update_value(|state| {
+        self.state.update_value(|state| {
             state.live.tick(now_ms);
             if let Some(events) = &state.events {
                 events.check(SILENCE_MS_MAX);
             }
+        });
+        // What was not urgent waited for this.
+        self.draw();
+        let told = self.state.try_update_value(|state| {
             let services = state.take_services();
             let due = std::mem::take(&mut state.due);
             state.due.drawn_ms = now_ms;
@@ -319,7 +323,6 @@ impl Store {
             }
         }
         self.now_ms.set(now_ms);
-        self.draw_soon();
     }
 
     /// Reads what is known now, without following it.
@@ -436,6 +439,13 @@ impl Store {
 }
 
 impl State {
+    fn is_urgent(&mut self) -> bool {
+        // Where rows are sorted or searched by what they say, each change may move them.
+        let moves_with_words = [&self.table, &self.found].into_iter().any(View::moves_with_words);
+        let State { live, rows, .. } = self;
+        live.is_urgent(|key| rows.contains_key(key)) || (moves_with_words && live.is_dirty())
+    }
+
     /// Who draws the services that changed.
     fn take_services(&mut self) -> Vec<ArcTrigger> {
         let changed = std::mem::take(&mut self.due.services);

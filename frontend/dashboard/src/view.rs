@@ -385,6 +385,11 @@ impl View {
         self.before.services.as_ref().unwrap_or(&self.services)
     }
 
+    /// Whether what an instance says decides where it stands, or whether it is there at all.
+    pub fn moves_with_words(&self) -> bool {
+        !self.query.search.is_empty() || self.query.column != Column::Key
+    }
+
     /// What is asked.
     pub fn query(&self) -> &Query {
         &self.query

@@ -74,6 +74,9 @@ pub fn instance_row(ui: Ui, record: Arc<Record>, of_all: bool) -> El {
     };
     let here = Arc::clone(&key);
     let is_at = move || ui.at.with(|at| at.as_deref() == Some(&*here));
+    let here = Arc::clone(&key);
+    let is_picked = move || ui.selected.with(|selected| selected.contains(&*here));
+    let is_odd = move || record().warning.is_some();
     let box_name = untrack(record);
     let pick = pick_box(ui, &key, short_id(&box_name));
     let state_cell =
@@ -109,9 +112,10 @@ pub fn instance_row(ui: Ui, record: Arc<Record>, of_all: bool) -> El {
         .flag("data-malformed", move || record().instance().is_none())
         .flag("data-fresh", move || row.with(|row| row.as_ref().is_some_and(|row| row.fresh)))
         .flag("data-at", is_at)
+        .flag("data-picked", is_picked)
         .on("click", open)
         .child(state_cell)
-        .child(el("td").class("c-id mono").child(id).part(move || odd(&record())))
+        .child(el("td").class("c-id mono").flag("data-odd", is_odd).child(id).part(move || odd(&record())))
         .children(service)
         .part(said)
         .child(el("td").class("c-lease").flag("data-span", move || is_gone.get()).part(lease))
