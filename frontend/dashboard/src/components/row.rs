@@ -48,6 +48,14 @@ pub fn instance_row(ui: Ui, record: Arc<Record>, of_all: bool) -> El {
     // What is drawn of the record and of its leaving; a renewal is no reason to draw it anew.
     let drawn =
         Memo::new(move |_| row.get().map(|row| Row { clock: None, fresh: false, state: RowState::Live, ..row }));
+    // What stands in cells that are made of several parts: an edit of what they do not show leaves them as they are.
+    let cells = Memo::new(move |before: Option<&Option<Row>>| {
+        let now = drawn.get();
+        match (before, &now) {
+            (Some(Some(was)), Some(is)) if shows_the_same(was, is) => Some(was.clone()),
+            _ => now,
+        }
+    });
     let record = move || drawn.with(|row| row.as_ref().map(|row| Arc::clone(&row.record))).expect("a row has a record");
     let is_gone = Memo::new(move |_| state() == RowState::Gone);
     let state_word = move || match state() {
@@ -88,7 +96,7 @@ pub fn instance_row(ui: Ui, record: Arc<Record>, of_all: bool) -> El {
     });
     let act = move || {
         let ask = move |_| {
-            if let Some(row) = drawn.get_untracked() {
+            if let Some(row) = row.get_untracked() {
                 ui.deregister(row.record);
             }
         };
@@ -96,14 +104,14 @@ pub fn instance_row(ui: Ui, record: Arc<Record>, of_all: bool) -> El {
     };
     let lease = move || if is_gone.get() { Vec::new() } else { lease_left(ui, row) };
     let came = move || {
-        drawn.track();
-        if is_gone.get() { Vec::new() } else { ago(ui, drawn.with(|row| row.as_ref().and_then(|row| row.since_ms))) }
+        if is_gone.get() { Vec::new() } else { ago(ui, cells.with(|row| row.as_ref().and_then(|row| row.since_ms))) }
     };
     let said = move || {
         if is_gone.get() {
             keys::hold_focus(ui);
         }
-        told(ui, &drawn.get().expect("a row has a record"), is_gone.get())
+        let place = move || ui.column.with(|column| place(&record(), column));
+        told(ui, &cells.get().expect("a row has a record"), is_gone.get(), place)
     };
     el("tr")
         .attr("data-testid", "instance")
@@ -123,6 +131,16 @@ pub fn instance_row(ui: Ui, record: Arc<Record>, of_all: bool) -> El {
         .child(el("td").class("c-act").flag("data-span", move || is_gone.get()).part(act))
 }
 
+/// Whether two states of a row fill its cells alike.
+fn shows_the_same(was: &Row, is: &Row) -> bool {
+    let values = match (was.record.instance(), is.record.instance()) {
+        (Some(was), Some(is)) => was.endpoints == is.endpoints && was.version == is.version,
+        (None, None) => was.record.decoded == is.record.decoded,
+        _ => false,
+    };
+    values && was.why == is.why && was.since_ms.map(f64::to_bits) == is.since_ms.map(f64::to_bits)
+}
+
 /// A mark where something is odd about what does decode.
 fn odd(record: &Record) -> Vec<El> {
     let mark = |warning| said("span", "mark", words::ODD.text()).attr("data-mark", "odd").attr("title", warning);
@@ -130,7 +148,7 @@ fn odd(record: &Record) -> Vec<El> {
 }
 
 /// The columns that say what an instance says of itself; once it is gone, why it left stands in the last ones.
-fn told(ui: Ui, row: &Row, is_gone: bool) -> Vec<El> {
+fn told(ui: Ui, row: &Row, is_gone: bool, place: impl Fn() -> String + 'static) -> Vec<El> {
     let record = &row.record;
     let endpoints = el("td").class("c-endpoints");
     if let (false, Decoded::Malformed { why, .. }) = (is_gone, &record.decoded) {
@@ -140,12 +158,7 @@ fn told(ui: Ui, row: &Row, is_gone: bool) -> Vec<El> {
     let instance = record.instance();
     let version = instance.map(|instance| instance.version.as_str()).unwrap_or_default();
     let last = el("td").class("c-meta");
-    let last = if is_gone {
-        last.attr("colspan", "4").child(cause(row.why.as_ref()))
-    } else {
-        let record = Arc::clone(record);
-        last.text_of(move || ui.column.with(|column| place(&record, column)))
-    };
+    let last = if is_gone { last.attr("colspan", "4").child(cause(row.why.as_ref())) } else { last.text_of(place) };
     let endpoints = match instance {
         Some(instance) => some_endpoints(ui, endpoints, &instance.endpoints),
         None => endpoints,
