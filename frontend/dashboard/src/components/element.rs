@@ -256,11 +256,21 @@ impl El {
 
     /// With a list in it of which only what comes, goes or moves is touched: `each` names its entries, `draw` draws one.
     pub fn keyed(self, each: impl Fn() -> Vec<String> + 'static, draw: impl Fn(&str) -> Option<El> + 'static) -> Self {
-        self.list(Box::new(each), Box::new(draw))
+        self.list(Box::new(each), Box::new(draw), None)
+    }
+
+    /// The same, saying how many entries are still to come with the next frames, so that there is room for them.
+    pub fn keyed_in(
+        self,
+        missing: RwSignal<usize>,
+        each: impl Fn() -> Vec<String> + 'static,
+        draw: impl Fn(&str) -> Option<El> + 'static,
+    ) -> Self {
+        self.list(Box::new(each), Box::new(draw), Some(missing))
     }
 
     #[inline(never)]
-    fn list(self, each: Box<dyn Fn() -> Vec<String>>, draw: DrawEntry) -> Self {
+    fn list(self, each: Box<dyn Fn() -> Vec<String>>, draw: DrawEntry, missing: Option<RwSignal<usize>>) -> Self {
         let end = self.end();
         // Entries outlive the effect's runs, so they belong to whoever draws the list.
         let parent = Owner::current().unwrap_or_default();
@@ -270,7 +280,7 @@ impl El {
         self.follow(Box::new(move || {
             again.track();
             let mut before = std::mem::take(&mut shown);
-            let mut is_whole = true;
+            let mut left = 0;
             for key in each() {
                 // Lists mostly stay as they are: what is wanted next is mostly the first that is left.
                 if let Some(at) = before.iter().position(|(known, ..)| *known == key) {
@@ -278,7 +288,7 @@ impl El {
                     continue;
                 }
                 if !is_time_left() {
-                    is_whole = false;
+                    left += 1;
                     continue;
                 }
                 let owner = parent.with(Owner::new);
@@ -296,7 +306,12 @@ impl El {
                     owner.cleanup();
                 }
             }
-            if !is_whole || !retired.is_empty() {
+            if let Some(missing) = missing
+                && missing.get_untracked() != left
+            {
+                missing.set(left);
+            }
+            if left > 0 || !retired.is_empty() {
                 let again = again.clone();
                 request_animation_frame(move || again.notify());
             }

@@ -7,7 +7,7 @@ use super::{
     empty::empty,
     later::{self, Later},
     row::{instance_row, place_header},
-    scroll::{Scroll, pad},
+    scroll::{Scroll, pad_after, pad_before},
 };
 use crate::{app::Ui, browser, view::Column, words};
 
@@ -62,17 +62,16 @@ pub fn instance_table(ui: Ui, of_it: Option<String>) -> El {
     headers.push(header(Column::Lease, words::LEASE.text(), "c-lease"));
     headers.push(header(Column::Since, words::SINCE.text(), "c-since"));
     headers.push(still("", "c-act").child(said("span", "hidden", words::ACTIONS.text())));
-    let filler = |before: bool| {
-        let cell = pad(el("td").attr("colspan", if of_all { "9" } else { "8" }), window, count, row_px, before);
-        el("tbody").child(el("tr").class("pad").attr("aria-hidden", "true").child(cell))
-    };
+    let missing = RwSignal::new(0);
+    let cell = || el("td").attr("colspan", if of_all { "9" } else { "8" });
+    let filler = |cell: El| el("tbody").child(el("tr").class("pad").attr("aria-hidden", "true").child(cell));
     let table = el("table")
         .attr_of("aria-rowcount", move || Some(count.get().to_string()))
         .flag("data-none", move || is_empty.get())
         .child(el("thead").child(el("tr").children(headers)))
-        .child(filler(true))
-        .child(el("tbody").keyed(shown, row))
-        .child(filler(false));
+        .child(filler(pad_before(cell(), window, row_px)))
+        .child(el("tbody").keyed_in(missing, shown, row))
+        .child(filler(pad_after(cell(), window, count, row_px, missing)));
     scroll
         .box_of("scroll table")
         .attr_if("data-all", of_all.then_some(""))

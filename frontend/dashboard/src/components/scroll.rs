@@ -51,11 +51,23 @@ impl Scroll {
     }
 }
 
-/// With the height of the rows before the window, or after it.
-pub fn pad(pad: El, window: Memo<Window>, count: Memo<usize>, row_px: Memo<usize>, before: bool) -> El {
-    pad.style_of("height", move || {
-        let window = window.get();
-        let rows = if before { window.start } else { count.get().saturating_sub(window.end) };
-        [&*(rows * row_px.get()).to_string(), "px"].concat()
-    })
+/// With the height of the rows before the window.
+pub fn pad_before(pad: El, window: Memo<Window>, row_px: Memo<usize>) -> El {
+    pad.style_of("height", move || px(window.get().start * row_px.get()))
+}
+
+/// With the height of the rows after the window, and of those in it that are still to be drawn: a page whose length
+/// changes would be scrolled elsewhere.
+pub fn pad_after(
+    pad: El,
+    window: Memo<Window>,
+    count: Memo<usize>,
+    row_px: Memo<usize>,
+    missing: RwSignal<usize>,
+) -> El {
+    pad.style_of("height", move || px((count.get().saturating_sub(window.get().end) + missing.get()) * row_px.get()))
+}
+
+fn px(length: usize) -> String {
+    [&*length.to_string(), "px"].concat()
 }

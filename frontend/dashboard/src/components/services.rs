@@ -8,7 +8,7 @@ use rollcall_shared::order::in_order;
 
 use super::{
     element::{El, el, follow, said, svg},
-    scroll::{Scroll, pad},
+    scroll::{Scroll, pad_after, pad_before},
 };
 use crate::{
     app::Ui,
@@ -51,7 +51,8 @@ pub fn service_list(ui: Ui) -> El {
     let heading = said("h2", "", words::SERVICES.text())
         .child(el("span").class("count").text_of(move || words::number(count.get())));
     let sort = el("select").class("inline").attr("aria-label", words::SORT.text()).on("change", choose);
-    let list = scroll.box_of("scroll").child(pad(el("div"), window, count, row_px, true));
+    let missing = RwSignal::new(0);
+    let list = scroll.box_of("scroll").child(pad_before(el("div"), window, row_px));
     let node = list.node().clone();
     // Nothing moves under the eye: while one points into the list, or goes through it by keys, it keeps its order.
     let hold = move |_| {
@@ -60,13 +61,9 @@ pub fn service_list(ui: Ui) -> El {
             held.set(is_held);
         }
     };
-    let mut list = list.child(el("div").keyed(shown, move |name| Some(service(ui, name)))).child(pad(
-        el("div"),
-        window,
-        count,
-        row_px,
-        false,
-    ));
+    let mut list = list
+        .child(el("div").keyed_in(missing, shown, move |name| Some(service(ui, name))))
+        .child(pad_after(el("div"), window, count, row_px, missing));
     for kind in ["pointerenter", "pointerleave", "focusin", "focusout"] {
         list = list.on(kind, hold.clone());
     }
