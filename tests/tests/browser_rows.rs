@@ -82,6 +82,12 @@ async fn a_long_table_is_scrolled_searched_and_sorted() {
     let server = Server::start(&etcd).await;
     let browser = Browser::open_at(&server, "/services/big").await;
     browser.find("[data-testid=\"instance\"]").await;
+    let count = "return Number(document.querySelector('main table').getAttribute('aria-rowcount'))";
+    eventually("all are listed", soon(), || async {
+        let rows = browser.script(count, vec![]).await;
+        if rows == json!(INSTANCES) { Ok(()) } else { Err(rows) }
+    })
+    .await;
     let first_key = "return document.querySelector('[data-testid=instance]').dataset.key";
     let first = browser.script(first_key, vec![]).await;
 
@@ -113,7 +119,6 @@ async fn a_long_table_is_scrolled_searched_and_sorted() {
     .await;
 
     // What is typed narrows, what is typed on narrows further, and an expression is one.
-    let count = "return Number(document.querySelector('main table').getAttribute('aria-rowcount'))";
     let mut least = u64::from(INSTANCES);
     for typed in ["4", "9", "9"] {
         browser.type_into("input[type=search]", typed).await;
