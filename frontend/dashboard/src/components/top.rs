@@ -42,9 +42,10 @@ pub fn top_bar(ui: Ui) -> El {
     let brand = el("a")
         .class("brand")
         .attr("href", &Address::default().href())
-        .attr("aria-label", words::NAME.text())
+        .attr("aria-label", [words::NAME.text(), " ", &cluster].concat().trim_end())
         .markup(MARK)
         .child(said("span", "", words::NAME.text()))
+        .text(" ")
         .child(said("span", "cluster", &cluster).attr("title", &cluster));
     let search = el("input")
         .attr("type", "search")
