@@ -20,7 +20,14 @@ pub enum LeaseError {
     /// No answer in time.
     #[error("etcd did not answer within {} s", REQUEST_TIMEOUT.as_secs())]
     Timeout,
+    /// The member that answered leads no more, or not yet, and keeps no time of leases.
+    #[error("etcd changes its leader and does not know how much of lease {0} is left")]
+    Unsettled(LeaseId),
 }
+
+/// What a member says is left of each lease while it keeps no time of them, in seconds: Go's longest duration, since
+/// its lessor's `Remaining` has no end then. No lease is granted that much.
+const FOREVER_S: i64 = i64::MAX / 1_000_000_000;
 
 /// What etcd knows of a living lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +79,7 @@ pub fn is_member_failure(error: &etcd_client::Error) -> bool {
 /// Grants a lease of `ttl_s` seconds; etcd may grant more, never less.
 ///
 /// # Errors
-/// As [`LeaseError`] says; never [`LeaseError::Gone`].
+/// As [`LeaseError`] says; never [`LeaseError::Gone`] or [`LeaseError::Unsettled`].
 pub async fn grant(connection: &Connection, ttl_s: i64) -> Result<(LeaseId, i64), LeaseError> {
     let answer =
         request(connection, LeaseId(0), async |client: &EtcdClient| client.lease().grant(ttl_s, None).await).await?;
@@ -96,6 +103,7 @@ pub async fn time_to_live(
     match answer {
         // etcd answers −1 for a lease that it does not know.
         Ok(answer) if answer.ttl() < 0 => Ok(None),
+        Ok(answer) if answer.ttl() >= FOREVER_S => Err(LeaseError::Unsettled(lease)),
         Ok(answer) => Ok(Some(LeaseTerms {
             granted_s: answer.granted_ttl(),
             remaining_s: answer.ttl(),
