@@ -1,0 +1,3 @@
+module rollcall.invalid/interop/line
+
+go 1.26.0
