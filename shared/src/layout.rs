@@ -16,7 +16,7 @@ mod kratos;
 mod opaque;
 mod plain;
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -124,6 +124,21 @@ impl Layout {
             Self::Hertz => &kitex::Kitex::Hertz,
             Self::Plain => &plain::Plain,
         }
+    }
+
+    /// The prefix below which every instance of `service` stands, where the registry's is `prefix`; `None` where there is
+    /// none narrower than `prefix` itself, so that all of it has to be read. It may hold other services' keys too, whose
+    /// names begin with this one's and a `/`.
+    pub fn service_prefix(self, prefix: &KeyPrefix, service: &str) -> Option<KeyPrefix> {
+        let segment: Cow<'_, str> = match self {
+            // One key a service, or one an instance.
+            Self::Plain => return None,
+            // go-micro's own keys hold no other slash.
+            Self::GoMicro => service.replace('/', "-").into(),
+            _ if self.rules().prefix_names_service && service == prefix.without_slash() => return None,
+            _ => service.into(),
+        };
+        KeyPrefix::new(&format!("{prefix}{segment}/")).ok()
     }
 
     /// Decodes the value under `key`, a key below `prefix`. Never fails.

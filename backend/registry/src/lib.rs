@@ -5,7 +5,9 @@
 //! - [`registrar`] registers instances and keeps them registered; [`etcd::keepalive`] renews their leases.
 
 mod backoff;
+pub mod discovery;
 pub mod etcd;
 pub mod registrar;
 
+pub use discovery::{DiscoverError, Discovery, DiscoveryConfig, Instances, LossGuard, Scope, ServiceView, Watcher};
 pub use registrar::{RegisterError, Registrar, RegistrarConfig, Registration, RegistrationState};

@@ -35,6 +35,7 @@ fn holds(layout: Layout, prefix: &KeyPrefix, key: &str, value: &[u8], note: &str
     assert_eq!(entry.warning, None, "{key} ({note})");
     assert_eq!(entry.service, instance.name);
     assert!(key.contains(&entry.service.replace('/', "-")) || key.contains(&entry.service), "{key}");
+    assert!(layout.service_prefix(prefix, &entry.service).is_none_or(|narrow| narrow.holds(key)), "{key} ({note})");
     assert_eq!(layout.edit(prefix, key, value, &instance).unwrap(), value, "{key} ({note})");
 }
 
@@ -99,4 +100,16 @@ fn opaque_values_are_the_endpoint() {
     for (prefix, key, value, note) in fixtures!("go-zero", go_zero) {
         holds(Layout::GoZero, &prefix, &key, &value, &note);
     }
+}
+
+#[test]
+fn a_services_keys_stand_below_a_prefix_that_closes_its_last_segment() {
+    let prefix = KeyPrefix::new("/registry").unwrap();
+    let of = |layout: Layout, service| layout.service_prefix(&prefix, service).map(|narrow| narrow.to_string());
+    assert_eq!(of(Layout::Kratos, "hello").as_deref(), Some("/registry/hello/"));
+    assert_eq!(of(Layout::Kratos, "shop/orders").as_deref(), Some("/registry/shop/orders/"));
+    assert_eq!(of(Layout::GoMicro, "shop/orders").as_deref(), Some("/registry/shop-orders/"));
+    assert_eq!(of(Layout::GoZero, "orders.rpc").as_deref(), Some("/registry/orders.rpc/"));
+    assert_eq!(of(Layout::GoZero, "/registry"), None);
+    assert_eq!(of(Layout::Plain, "hello"), None);
 }

@@ -1,0 +1,455 @@
+//! Finds instances by their service's name, and tells when they change.
+//!
+//! Owns what is known of each service, and answers from it. The watching is [`watcher`](crate::etcd::watcher)'s, and the
+//! task that folds it into lists stands in `follow`. Must not know how an instance is chosen or called.
+//!
+//! A service is listed once and then watched: an event costs what it holds, not another reading of the prefix. While
+//! etcd is away the last list is the answer, and [`ServiceView::away`] says so. Reading what is known takes no lock.
+
+mod follow;
+mod guard;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use foldhash::fast::RandomState;
+use futures_util::{Stream, stream};
+use rollcall_shared::{KeyPrefix, Layout, ServiceInstance};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::guard::LossGuard;
+use crate::etcd::{connect::Connection, source::EtcdSource};
+
+/// How many services a discovery with [`Scope::Asked`] watches at once. Each has a watch of its own.
+pub const SERVICES_WATCHED_MAX: usize = 1_000;
+
+/// How long a service that nobody asks for and nobody watches is still watched, at the most twice as long.
+pub const IDLE: Duration = Duration::from_mins(5);
+
+/// How long the first list of a service is waited for, unless configured otherwise.
+pub const FIRST_LIST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The instances of one service, sorted by key: those whose values decode and say that very name.
+pub type Instances = Arc<[Arc<ServiceInstance>]>;
+
+/// What is watched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// Each service once it is asked for, by a watch of its own: what fits a program that calls a few services.
+    #[default]
+    Asked,
+    /// Everything below the prefix, by one watch: what fits a gateway, which may call any service.
+    All,
+}
+
+/// How services are found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DiscoveryConfig {
+    /// How values are read.
+    pub layout: Layout,
+    /// Below which prefix.
+    pub prefix: KeyPrefix,
+    /// What is watched.
+    pub scope: Scope,
+    /// How long [`Discovery::get_service`] waits for the first list of a service while etcd cannot be asked. With zero
+    /// the first failure is the answer.
+    pub first_list_timeout: Duration,
+    /// Whether the loss of most instances at once is held back.
+    pub loss_guard: Option<LossGuard>,
+}
+
+impl DiscoveryConfig {
+    /// Services in `layout` below `prefix`, each watched once it is asked for, every loss believed.
+    pub fn new(layout: Layout, prefix: KeyPrefix) -> Self {
+        Self { layout, prefix, scope: Scope::Asked, first_list_timeout: FIRST_LIST_TIMEOUT, loss_guard: None }
+    }
+}
+
+/// Why a service cannot be told of.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DiscoverError {
+    /// No service has such a name.
+    #[error("{0:?} is no name of a service: one holds at least one character, and none that are control characters")]
+    BadName(String),
+    /// More services would be watched than [`SERVICES_WATCHED_MAX`].
+    #[error("{SERVICES_WATCHED_MAX} services are watched already: who asks for that many had better watch all at once")]
+    TooMany,
+    /// The service's first list could not be read.
+    #[error("the instances of {service} are not known yet: {why}")]
+    NotKnownYet {
+        /// The service asked for.
+        service: String,
+        /// What is in the way.
+        why: Arc<str>,
+    },
+    /// The watcher was stopped, or the discovery was closed.
+    #[error("discovery has stopped")]
+    Stopped,
+}
+
+/// Since when etcd cannot be followed, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Away {
+    /// Since when.
+    pub since: Instant,
+    /// What went wrong last.
+    pub why: Arc<str>,
+}
+
+/// What is known of one service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceView {
+    /// Whether it was ever listed.
+    pub known: bool,
+    /// Its instances, as far as they are known.
+    pub instances: Instances,
+    /// How many of them etcd no longer has: a [`LossGuard`] holds their loss back.
+    pub held_back: usize,
+    /// Where etcd cannot be followed now: the list is the last that was good.
+    pub away: Option<Away>,
+}
+
+impl Default for ServiceView {
+    /// Nothing is known.
+    fn default() -> Self {
+        Self { known: false, instances: Arc::from([]), held_back: 0, away: None }
+    }
+}
+
+/// Finds services of one layout below one prefix; cheap to clone. What it watches ends with its last clone and its last
+/// [`Watcher`].
+#[derive(Clone)]
+pub struct Discovery {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Discovery {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Discovery").field("config", &self.shared.state.config).finish_non_exhaustive()
+    }
+}
+
+/// What ends with the last handle.
+struct Shared {
+    connection: Connection,
+    state: Arc<State>,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+type Services = HashMap<String, Arc<Service>, RandomState>;
+
+/// What the tasks share with the handles.
+struct State {
+    config: DiscoveryConfig,
+    /// By name. Read without a lock; written under `writing`.
+    services: ArcSwap<Services>,
+    writing: Mutex<()>,
+    /// With [`Scope::All`]: how it is with the one watch, also before any service is known.
+    whole: watch::Sender<ServiceView>,
+    cancel: CancellationToken,
+}
+
+/// One service that is watched.
+struct Service {
+    /// The list, once it is known, for who only reads.
+    known: ArcSwapOption<Instances>,
+    /// All of it, for who waits for changes.
+    view: watch::Sender<ServiceView>,
+    /// Whether somebody asked since the last look.
+    asked: AtomicBool,
+}
+
+impl Service {
+    fn new() -> Self {
+        Self {
+            known: ArcSwapOption::empty(),
+            view: watch::channel(ServiceView::default()).0,
+            asked: AtomicBool::new(true),
+        }
+    }
+
+    /// Whether nobody watches it, and it has no instances.
+    fn is_idle(&self) -> bool {
+        self.view.receiver_count() == 0 && self.view.borrow().instances.is_empty()
+    }
+
+    fn note_asked(&self) {
+        // Reading first leaves the line where it is in each core's cache.
+        if !self.asked.load(Ordering::Relaxed) {
+            self.asked.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells a view that differs from the one before.
+    fn tell(&self, next: ServiceView) {
+        if next.known {
+            self.known.store(Some(Arc::new(Arc::clone(&next.instances))));
+        }
+        self.view.send_if_modified(|view| {
+            let changed = *view != next;
+            *view = next;
+            changed
+        });
+    }
+}
+
+impl Discovery {
+    /// A discovery over `connection`. With [`Scope::All`] it begins to watch at once. Must be called within a tokio
+    /// runtime.
+    pub fn new(connection: Connection, config: DiscoveryConfig) -> Self {
+        let cancel = CancellationToken::new();
+        let state = Arc::new(State {
+            config,
+            services: ArcSwap::default(),
+            writing: Mutex::new(()),
+            whole: watch::channel(ServiceView::default()).0,
+            cancel: cancel.child_token(),
+        });
+        let shared = Shared { connection, state, tasks: TaskTracker::new(), cancel };
+        if shared.state.config.scope == Scope::All {
+            let source = shared.source(shared.state.config.prefix.clone());
+            shared.tasks.spawn(follow::everything(source, Arc::clone(&shared.state)));
+        }
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The instances of `name` that live now, from memory once they are known. The first time they are read from etcd,
+    /// which is waited for as long as [`DiscoveryConfig::first_list_timeout`] says. A service without instances is an
+    /// empty list, as in go-kratos.
+    ///
+    /// # Errors
+    /// [`DiscoverError::NotKnownYet`] where etcd could not be asked for the first list; [`DiscoverError::BadName`] and
+    /// [`DiscoverError::TooMany`]; [`DiscoverError::Stopped`] after [`Self::close`].
+    pub async fn get_service(&self, name: &str) -> Result<Instances, DiscoverError> {
+        if let Some(service) = self.shared.state.services.load().get(name)
+            && let Some(known) = &*service.known.load()
+        {
+            service.note_asked();
+            return Ok(Arc::clone(known));
+        }
+        self.first_list(name).await
+    }
+
+    async fn first_list(&self, name: &str) -> Result<Instances, DiscoverError> {
+        let state = &self.shared.state;
+        check_name(name)?;
+        if state.config.scope == Scope::Asked {
+            return self.once_known(name, self.subscribe(name)?).await.map(|view| view.instances);
+        }
+        // A name that nothing is registered as leaves nothing behind.
+        self.once_known(name, state.whole.subscribe()).await?;
+        let services = state.services.load();
+        Ok(services.get(name).map_or_else(|| Arc::from([]), |service| Arc::clone(&service.view.borrow().instances)))
+    }
+
+    /// Waits until something is known.
+    async fn once_known(
+        &self,
+        name: &str,
+        mut view: watch::Receiver<ServiceView>,
+    ) -> Result<ServiceView, DiscoverError> {
+        let patience = self.shared.state.config.first_list_timeout;
+        let deadline = Instant::now() + patience;
+        let why = loop {
+            let seen = view.borrow_and_update().clone();
+            if seen.known {
+                return Ok(seen);
+            }
+            // A failure ends the wait only when it is over: etcd may be on its way back.
+            match (timeout_at(deadline, view.changed()).await, seen.away) {
+                (Ok(Ok(())), _) => {}
+                (Ok(Err(_)), _) => return Err(DiscoverError::Stopped),
+                (Err(_), Some(away)) => break away.why,
+                // No time to wait, and nothing has failed: the first word is the answer.
+                (Err(_), None) if patience.is_zero() => view.changed().await.map_err(|_| DiscoverError::Stopped)?,
+                (Err(_), None) => break "etcd has not answered".into(),
+            }
+        };
+        Err(DiscoverError::NotKnownYet { service: name.to_owned(), why })
+    }
+
+    /// Watches `name`: the full list first, then the full list at every change.
+    ///
+    /// # Errors
+    /// [`DiscoverError::BadName`], [`DiscoverError::TooMany`] and [`DiscoverError::Stopped`].
+    pub fn watch(&self, name: &str) -> Result<Watcher, DiscoverError> {
+        Ok(Watcher {
+            view: self.subscribe(name)?,
+            last: None,
+            stopped: CancellationToken::new(),
+            _discovery: self.clone(),
+        })
+    }
+
+    /// What is known of `name`, to be waited on for every change of it, also of [`ServiceView::away`]. The service stays
+    /// watched while the receiver and this discovery live.
+    ///
+    /// # Errors
+    /// As [`Self::watch`].
+    pub fn subscribe(&self, name: &str) -> Result<watch::Receiver<ServiceView>, DiscoverError> {
+        let Shared { state, tasks, .. } = &*self.shared;
+        if state.cancel.is_cancelled() {
+            return Err(DiscoverError::Stopped);
+        }
+        check_name(name)?;
+        let _writing = state.writing();
+        if let Some(service) = state.services.load().get(name) {
+            service.note_asked();
+            return Ok(service.view.subscribe());
+        }
+        if state.services.load().len() >= SERVICES_WATCHED_MAX && state.config.scope == Scope::Asked {
+            return Err(DiscoverError::TooMany);
+        }
+        let service = Arc::new(Service::new());
+        let view = service.view.subscribe();
+        if state.config.scope == Scope::All {
+            // Nothing of it is in etcd yet, as far as that is known.
+            service.tell(ServiceView { instances: Arc::from([]), ..state.whole.borrow().clone() });
+        }
+        state.insert(name, &service);
+        if state.config.scope == Scope::Asked {
+            let config = &state.config;
+            let prefix = config.layout.service_prefix(&config.prefix, name).unwrap_or_else(|| config.prefix.clone());
+            let source = self.shared.source(prefix);
+            tasks.spawn(follow::one(source, Arc::clone(state), name.to_owned(), service));
+        }
+        Ok(view)
+    }
+
+    /// The names of the services that have instances now, sorted. With [`Scope::Asked`] only of those asked for.
+    pub fn services(&self) -> Vec<String> {
+        let services = self.shared.state.services.load();
+        let lives = |service: &Service| service.known.load().as_ref().is_some_and(|known| !known.is_empty());
+        let mut names: Vec<String> =
+            services.iter().filter(|(_, service)| lives(service)).map(|(name, _)| name.clone()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Ends all watching, for every clone, and waits until it has ended. Answers stay what they were.
+    pub async fn close(&self) {
+        self.shared.cancel.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+}
+
+fn check_name(name: &str) -> Result<(), DiscoverError> {
+    if name.is_empty() || name.chars().any(char::is_control) {
+        return Err(DiscoverError::BadName(name.to_owned()));
+    }
+    Ok(())
+}
+
+impl Shared {
+    fn source(&self, prefix: KeyPrefix) -> EtcdSource {
+        EtcdSource::new(self.connection.clone(), prefix, &[])
+    }
+}
+
+impl State {
+    fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a service. Only while `writing` is held.
+    fn insert(&self, name: &str, service: &Arc<Service>) {
+        let mut services = Services::clone(&self.services.load());
+        if self.config.scope == Scope::All {
+            services.retain(|_, service| !service.is_idle());
+        }
+        services.insert(name.to_owned(), Arc::clone(service));
+        self.services.store(Arc::new(services));
+    }
+
+    /// Lets a service go that nobody asked for since the last time this was asked, and that nobody watches.
+    fn let_go(&self, name: &str, service: &Service) -> bool {
+        let _writing = self.writing();
+        if service.asked.swap(false, Ordering::Relaxed) || service.view.receiver_count() > 0 {
+            return false;
+        }
+        let mut services = Services::clone(&self.services.load());
+        services.remove(name);
+        self.services.store(Arc::new(services));
+        true
+    }
+}
+
+/// Watches one service, as go-kratos' `registry.Watcher` does. Dropping it stops it.
+pub struct Watcher {
+    view: watch::Receiver<ServiceView>,
+    last: Option<Instances>,
+    stopped: CancellationToken,
+    _discovery: Discovery,
+}
+
+impl fmt::Debug for Watcher {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Watcher").field("view", &*self.view.borrow()).finish_non_exhaustive()
+    }
+}
+
+impl Watcher {
+    /// The full list of instances: at first as soon as it is known, then at every change. Changes that come faster than
+    /// they are asked for are told together. While etcd is away it waits: [`Self::view`] says that it is. Cancel safe.
+    ///
+    /// # Errors
+    /// [`DiscoverError::Stopped`] once it was stopped.
+    pub async fn next(&mut self) -> Result<Instances, DiscoverError> {
+        loop {
+            if self.stopped.is_cancelled() {
+                return Err(DiscoverError::Stopped);
+            }
+            {
+                let view = self.view.borrow_and_update();
+                if view.known && self.last.as_ref().is_none_or(|last| **last != *view.instances) {
+                    self.last = Some(Arc::clone(&view.instances));
+                    return Ok(Arc::clone(&view.instances));
+                }
+            }
+            tokio::select! {
+                () = self.stopped.cancelled() => {}
+                changed = self.view.changed() => changed.map_err(|_| DiscoverError::Stopped)?,
+            }
+        }
+    }
+
+    /// What is known now, also where etcd is away.
+    pub fn view(&self) -> ServiceView {
+        self.view.borrow().clone()
+    }
+
+    /// Stops it: [`Self::next`], also one that is being waited for, ends with [`DiscoverError::Stopped`].
+    pub fn stop(&self) {
+        self.stopped.cancel();
+    }
+
+    /// The same lists as a stream, which ends once it was stopped.
+    pub fn into_stream(self) -> impl Stream<Item = Instances> {
+        stream::unfold(self, async |mut watcher| Some((watcher.next().await.ok()?, watcher)))
+    }
+
+    /// What stops it from elsewhere, while [`Self::next`] is waited for.
+    pub fn stopper(&self) -> CancellationToken {
+        self.stopped.clone()
+    }
+}
