@@ -51,7 +51,9 @@ func main() {
 	case "serve":
 		listener := line.Listen()
 		decodeName := func(_ context.Context, request *http.Request) (any, error) { return request.PathValue("name"), nil }
-		greet := func(_ context.Context, name any) (any, error) { return reply{Message: args.Greeting(name.(string))}, nil }
+		greet := func(_ context.Context, name any) (any, error) {
+			return reply{Message: args.Greeting(name.(string))}, nil
+		}
 		routes := http.NewServeMux()
 		routes.Handle("GET /helloworld/{name}", transport.NewServer(greet, decodeName, transport.EncodeJSONResponse))
 		go http.Serve(listener, routes)
