@@ -1,6 +1,6 @@
 //! Every flag, parsed once into plain structs; each also reads `ROLLCALL_<FLAG>`. Nothing below reads the environment.
 
-use std::{fs, net::SocketAddr, path::PathBuf};
+use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use axum::http::{HeaderValue, Uri};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
@@ -8,7 +8,12 @@ use rollcall_registry::etcd::connect::{ConnectConfig, Connection};
 use rollcall_shared::{KeyPrefix, Layout};
 
 use crate::{
-    cli::register::{parse_meta, parse_ttl_s},
+    cli::register::{
+        NOTIFY_SOCKET,
+        address::parse_host,
+        check::{Check, parse_check},
+        parse_duration, parse_meta, parse_some_duration, parse_ttl_s,
+    },
     mirror::SourceConfig,
 };
 
@@ -96,9 +101,13 @@ pub enum Command {
         /// The service's name
         #[arg(long, env = "ROLLCALL_NAME")]
         name: String,
-        /// Where the instance answers, as its layout writes it
+        /// Where the instance answers, as its layout writes it; where it leaves its host out, as http://:8080 does, this
+        /// host's address is filled in
         #[arg(long, env = "ROLLCALL_ENDPOINT", required = true, value_name = "URL")]
         endpoint: Vec<String>,
+        /// This host's name or address; without it, the address by which it reaches etcd
+        #[arg(long, env = "ROLLCALL_HOST", value_parser = parse_host)]
+        host: Option<String>,
         /// Tells it from the others of its service; made up where there is none
         #[arg(long, env = "ROLLCALL_ID")]
         id: Option<String>,
@@ -114,6 +123,26 @@ pub enum Command {
         /// How the value is written
         #[arg(long, env = "ROLLCALL_LAYOUT", default_value = "kratos")]
         layout: Layout,
+        /// What has to pass for it to be registered: http://HOST:PORT/PATH answers 200 to 399, or tcp://HOST:PORT is
+        /// connected to; without HOST it is this one. May be repeated: then all of them
+        #[arg(long, env = "ROLLCALL_CHECK", value_name = "URL", value_parser = parse_check)]
+        check: Vec<Check>,
+        /// The time between checks
+        #[arg(long, env = "ROLLCALL_CHECK_INTERVAL", default_value = "5s", value_parser = parse_some_duration, value_name = "TIME")]
+        check_interval: Duration,
+        /// How long a check may take
+        #[arg(long, env = "ROLLCALL_CHECK_TIMEOUT", default_value = "2s", value_parser = parse_some_duration, value_name = "TIME")]
+        check_timeout: Duration,
+        /// How many checks in a row have to fail for it to be deregistered; it is back after the first that passes
+        #[arg(long, env = "ROLLCALL_CHECK_FAILURES", default_value = "3", value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+        check_failures: u32,
+        /// How long COMMAND goes on answering once it is deregistered, before it gets the signal to end; a second signal
+        /// goes through at once
+        #[arg(long, env = "ROLLCALL_DRAIN", default_value = "0s", value_parser = parse_duration, value_name = "TIME")]
+        drain: Duration,
+        /// The service manager's socket, as systemd names it
+        #[arg(long, env = NOTIFY_SOCKET, hide = true)]
+        notify_socket: Option<std::ffi::OsString>,
         /// Runs this, registered while it lives, and exits with its code
         #[arg(last = true, value_name = "COMMAND")]
         command: Vec<std::ffi::OsString>,
@@ -239,7 +268,9 @@ impl Command {
     pub fn log_filter(&self) -> &'static str {
         match self {
             Self::Serve { .. } | Self::Dev { .. } => "info",
-            Self::Ls { .. } | Self::Watch { .. } | Self::Register { .. } | Self::Deregister { .. } => "warn",
+            // It says each time when its program is registered and when it no longer is.
+            Self::Register { .. } => "warn,rollcall_server::cli::register=info",
+            Self::Ls { .. } | Self::Watch { .. } | Self::Deregister { .. } => "warn",
         }
     }
 }
@@ -272,6 +303,7 @@ impl ConnectArgs {
             ca_pem: read("cacert", self.cacert)?,
             identity_pem: cert.zip(key),
             user,
+            timeout: None,
         };
         Connection::new(config).map_err(|error| FlagError(format!("--endpoints: {error}")))
     }

@@ -1,8 +1,11 @@
-//! What this process asks of the system, without `unsafe`: signals to its children, and room for its sockets.
+//! What this process asks of the system, without `unsafe`: signals to its children, the end of those that others left
+//! behind, and room for its sockets.
 
 use std::{io, os::fd::AsFd, time::Duration};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitOptions, getpid, getrlimit, kill_process, setrlimit, waitpid,
+};
 use tokio::process::Child;
 
 /// Sends `signal` to `child`. A child that has ended already gets none: its id may be somebody else's by now.
@@ -12,6 +15,35 @@ pub(crate) fn signal(child: &Child, signal: Signal) {
     if let Err(error) = kill_process(pid, signal) {
         tracing::debug!(%error, ?signal, pid = pid.as_raw_nonzero(), "the signal could not be sent");
     }
+}
+
+/// Reaps the children that have ended, but not `own`, whose end somebody waits for. Whoever dies without having waited
+/// for its children leaves them to the first process of its container: where that does not reap them, they stay as
+/// zombies, and at last no process can be started any more.
+pub(crate) fn reap_orphans(own: Option<u32>) {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return };
+    let numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    for number in numbers.filter(|number| Some(*number) != own) {
+        // waitpid(2) for any child would take the status of `own` from who waits for it.
+        let Some(pid) = i32::try_from(number).ok().and_then(Pid::from_raw).filter(|pid| is_own_zombie(*pid)) else {
+            continue;
+        };
+        match waitpid(Some(pid), WaitOptions::NOHANG) {
+            Ok(Some(_)) => tracing::debug!(pid = number, "reaped an orphan"),
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, pid = number, "an orphan could not be reaped"),
+        }
+    }
+}
+
+/// Whether `pid` has ended and is this process' to reap.
+fn is_own_zombie(pid: Pid) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())) else { return false };
+    // Its own name stands in parentheses, and may hold any others.
+    let Some((_, rest)) = stat.rsplit_once(')') else { return false };
+    let mut fields = rest.split_whitespace();
+    fields.next() == Some("Z")
+        && fields.next().and_then(|parent| parent.parse().ok()) == Some(getpid().as_raw_nonzero().get())
 }
 
 /// Raises the limit of open files to what the system allows, and says what it is then.

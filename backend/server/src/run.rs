@@ -56,14 +56,42 @@ pub async fn run(command: Command) -> Result<i32, FlagError> {
             let (connection, sources) = (connect.connection()?, watch.sources()?);
             Ok(listing::watch(connection, sources, service, json, shutdown_on_signals()).await)
         }
-        Command::Register { name, endpoint, id, version, meta, ttl, layout, command, connect, watch } => {
+        Command::Register {
+            name,
+            endpoint,
+            host,
+            id,
+            version,
+            meta,
+            ttl,
+            layout,
+            check,
+            check_interval,
+            check_timeout,
+            check_failures,
+            drain,
+            notify_socket,
+            command,
+            connect,
+            watch,
+        } => {
             let sources = watch.sources()?;
             let source = sources.iter().find(|source| source.layout == layout).ok_or_else(|| {
                 FlagError(format!("--layout {layout} has no default prefix: name it with --watch {layout}=PREFIX"))
             })?;
             let prefix = source.prefix.clone();
+            for endpoint in &endpoint {
+                register::address::check(endpoint).map_err(FlagError)?;
+            }
+            let checks = register::check::CheckConfig {
+                checks: check,
+                interval: check_interval,
+                timeout: check_timeout,
+                failures: check_failures,
+            };
             let args = register::RegisterArgs {
                 name,
+                host,
                 endpoints: endpoint,
                 id,
                 version,
@@ -71,6 +99,9 @@ pub async fn run(command: Command) -> Result<i32, FlagError> {
                 ttl_s: ttl,
                 layout,
                 prefix,
+                checks,
+                drain,
+                manager: register::notify::Manager::at(notify_socket),
                 command,
             };
             Ok(register::run(connect.connection()?, args).await)

@@ -1,32 +1,48 @@
 //! `rollcall register`: registers an instance for a program that cannot do it itself, and runs the program where it is
 //! given one.
 //!
-//! Owns the program's life: its signals, its exit code, and that it starts whether or not etcd is there. How a
-//! registration is kept is the registrar's.
+//! Owns the program's life: its signals, its exit code, that it starts whether or not etcd is there, and that callers are
+//! turned away before it is told to end. Fit to be the first process of a container: it reaps what is orphaned there. How
+//! a registration is kept is the registrar's; when there is one, [`presence`]'s.
+
+pub mod address;
+pub mod check;
+pub mod notify;
+mod presence;
 
 use std::{
     collections::BTreeMap,
     ffi::OsString,
+    future::poll_fn,
     io::{self, IsTerminal},
     os::unix::process::ExitStatusExt,
     process::ExitStatus,
+    task::Poll,
     time::Duration,
 };
 
-use rollcall_registry::{Registrar, RegistrarConfig, Registration, RegistrationState, etcd::connect::Connection};
+use rollcall_registry::{Registrar, RegistrarConfig, etcd::connect::Connection};
 use rollcall_shared::{KeyPrefix, Layout, ServiceInstance};
 use rustix::process::Signal;
 use tokio::{
     process::{Child, Command},
     signal::unix::{Signal as Arrivals, SignalKind, signal},
-    task::JoinHandle,
-    time::timeout,
+    sync::watch,
+    time::{Instant, sleep_until},
 };
+use tokio_util::sync::CancellationToken;
 
+use self::{check::CheckConfig, notify::Manager, presence::Presence};
 use crate::process;
 
-/// How long deregistering may take at the end. What is not removed by then runs out with its lease.
-pub const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
+pub use self::presence::LEAVE_TIMEOUT;
+
+/// Names the service manager's socket to a program. The command does not get it: only the main process may speak there,
+/// and who finds none is silent without an error.
+pub const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
+
+/// Stands in for this host's address where an instance is checked before that is known.
+const SAMPLE_HOST: &str = "127.0.0.1";
 
 /// A flag or an argument is wrong.
 const EXIT_USAGE: i32 = 2;
@@ -42,8 +58,10 @@ const EXIT_SIGNAL: i32 = 128;
 pub struct RegisterArgs {
     /// The service's name.
     pub name: String,
-    /// Where the instance answers, as the layout writes it.
+    /// Where the instance answers, as the layout writes it, or without its host: this one's address goes there.
     pub endpoints: Vec<String>,
+    /// This host's name or address, as in a URL; without it, the address by which it reaches etcd.
+    pub host: Option<String>,
     /// Tells it from the others; made up where there is none.
     pub id: Option<String>,
     /// The program's version; may be empty.
@@ -56,6 +74,12 @@ pub struct RegisterArgs {
     pub layout: Layout,
     /// Below which prefix.
     pub prefix: KeyPrefix,
+    /// What has to pass for it to be registered.
+    pub checks: CheckConfig,
+    /// How long the command goes on answering between being deregistered and being told to end.
+    pub drain: Duration,
+    /// Told how it goes.
+    pub manager: Manager,
     /// The program and its arguments; empty for none.
     pub command: Vec<OsString>,
 }
@@ -88,6 +112,32 @@ pub fn parse_ttl_s(text: &str) -> Result<i64, String> {
     if text.is_empty() { Err(wanted()) } else { Ok(seconds) }
 }
 
+/// Reads a duration as [`parse_ttl_s`] does, or `500ms`.
+///
+/// # Errors
+/// One sentence that says what is wanted.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    if let Some(number) = text.strip_suffix("ms")
+        && !number.is_empty()
+        && number.bytes().all(|byte| byte.is_ascii_digit())
+    {
+        return number.parse().map(Duration::from_millis).map_err(|_| format!("{text:?} is too long"));
+    }
+    let seconds = parse_ttl_s(text)?;
+    Ok(Duration::from_secs(seconds.try_into().map_err(|_| format!("{text:?} is negative"))?))
+}
+
+/// Reads a duration above zero.
+///
+/// # Errors
+/// One sentence that says what is wanted.
+pub fn parse_some_duration(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        Duration::ZERO => Err(format!("{text:?} is no time at all")),
+        duration => Ok(duration),
+    }
+}
+
 /// Reads `KEY=VALUE`; the value may be empty and may hold further `=`.
 ///
 /// # Errors
@@ -101,10 +151,18 @@ pub fn parse_meta(text: &str) -> Result<(String, String), String> {
 
 /// Registers until SIGTERM or SIGINT come, or until the command ends. Answers the exit code.
 pub async fn run(connection: Connection, args: RegisterArgs) -> i32 {
-    let (instance, config, command) = args.into_parts();
+    // A key that stands belongs to somebody until its lease has run out: it is waited for, not taken.
+    let config =
+        RegistrarConfig { layout: args.layout, prefix: args.prefix.clone(), ttl_s: Some(args.ttl_s), takeover: false };
+    let etcd = connection.endpoints().to_vec();
     let registrar = Registrar::new(connection, config);
+    let nobody_lacks_it = !args.endpoints.iter().any(|endpoint| address::lacks_host(endpoint));
+    let RegisterArgs { host, drain, manager, checks, .. } = args.clone();
+    let host = host.or_else(|| nobody_lacks_it.then(String::new));
+    let command = args.command.clone();
+    let instance = args.into_instance();
     // Checked before the command starts, and before etcd is asked.
-    if let Err(error) = registrar.check(&instance) {
+    if let Err(error) = registrar.check(&instance(host.as_deref().unwrap_or(SAMPLE_HOST))) {
         return usage(&error.to_string());
     }
     let mut signals = match Signals::listen() {
@@ -113,7 +171,7 @@ pub async fn run(connection: Connection, args: RegisterArgs) -> i32 {
     };
     let child = match command.split_first() {
         None => None,
-        Some((program, args)) => match Command::new(program).args(args).spawn() {
+        Some((program, args)) => match Command::new(program).args(args).env_remove(NOTIFY_SOCKET).spawn() {
             Ok(child) => Some(child),
             Err(error) => {
                 eprintln!("rollcall: {}: {error}", program.display());
@@ -122,39 +180,36 @@ pub async fn run(connection: Connection, args: RegisterArgs) -> i32 {
             }
         },
     };
-    let registration = match registrar.register_eventually(&instance) {
-        Ok(registration) => registration,
-        // It was checked above.
-        Err(error) => return usage(&error.to_string()),
-    };
-    let telling = tokio::spawn(tell(registration.key().to_owned(), registration.state()));
+    let (turn, well) = watch::channel(false);
+    let presence = Presence { registrar, instance, host, etcd, well, manager: manager.clone() };
+    let mut farewell = Farewell::new(presence, drain, manager);
+    let checking = tokio::spawn(check::watch(checks, turn));
     let code = match child {
-        None => {
-            signals.stop().await;
-            leave(registration).await;
-            0
-        }
-        Some(child) => accompany(child, registration, &mut signals).await,
+        None => alone(&mut farewell, &mut signals).await,
+        Some(child) => accompany(child, &mut farewell, &mut signals).await,
     };
-    telling.abort();
+    farewell.gone().await;
+    // It has nobody left to tell.
+    checking.abort();
     code
 }
 
 impl RegisterArgs {
-    fn into_parts(self) -> (ServiceInstance, RegistrarConfig, Vec<OsString>) {
-        let id =
-            self.id.unwrap_or_else(|| self.layout.default_id(&self.endpoints, || uuid::Uuid::new_v4().to_string()));
-        let instance = ServiceInstance {
-            id,
-            name: self.name,
-            version: self.version,
-            metadata: self.meta.into_iter().collect::<BTreeMap<_, _>>(),
-            endpoints: self.endpoints,
-        };
-        // A key that stands belongs to somebody until its lease has run out: it is waited for, not taken.
-        let config =
-            RegistrarConfig { layout: self.layout, prefix: self.prefix, ttl_s: Some(self.ttl_s), takeover: false };
-        (instance, config, self.command)
+    /// The instance at a host. Its id stays the same, but where the layout makes it of the address.
+    fn into_instance(self) -> Box<dyn Fn(&str) -> ServiceInstance + Send + Sync> {
+        let fresh = uuid::Uuid::new_v4().to_string();
+        Box::new(move |host| {
+            let endpoints: Vec<String> =
+                self.endpoints.iter().map(|endpoint| address::with_host(endpoint, host)).collect();
+            let id = self.id.clone().unwrap_or_else(|| self.layout.default_id(&endpoints, || fresh.clone()));
+            ServiceInstance {
+                id,
+                name: self.name.clone(),
+                version: self.version.clone(),
+                metadata: self.meta.iter().cloned().collect::<BTreeMap<_, _>>(),
+                endpoints,
+            }
+        })
     }
 }
 
@@ -163,50 +218,98 @@ fn usage(why: &str) -> i32 {
     EXIT_USAGE
 }
 
-/// Says when the key stands, and what is in the way of it, once for each reason.
-async fn tell(key: String, mut state: tokio::sync::watch::Receiver<RegistrationState>) {
-    let mut said = String::new();
-    while state.changed().await.is_ok() {
-        match &*state.borrow_and_update() {
-            RegistrationState::Retrying { why, .. } | RegistrationState::Lost { why, .. } if **why != *said => {
-                tracing::warn!(key, why = &**why, "not registered for now; it goes on being tried");
-                why.as_ref().clone_into(&mut said);
-            }
-            RegistrationState::Alive => {
-                tracing::info!(key, "registered");
-                said.clear();
-            }
-            RegistrationState::Retrying { .. } | RegistrationState::Lost { .. } | RegistrationState::Ended => {}
+/// The way out: deregistered first, then the time for callers to notice.
+struct Farewell {
+    ending: CancellationToken,
+    /// Whether it was registered at the end; `None` until it is deregistered.
+    left: watch::Receiver<Option<bool>>,
+    drain: Duration,
+    /// When the last callers have noticed; `None` until it is deregistered.
+    drained_at: Option<Instant>,
+    manager: Manager,
+}
+
+impl Farewell {
+    fn new(presence: Presence, drain: Duration, manager: Manager) -> Self {
+        let ending = CancellationToken::new();
+        let (left_out, left) = watch::channel(None);
+        let holding = presence.hold(ending.clone());
+        // Ends by `ending`, and then within `LEAVE_TIMEOUT`; `gone` waits for it.
+        tokio::spawn(async move { left_out.send_replace(Some(holding.await)) });
+        Self { ending, left, drain, drained_at: None, manager }
+    }
+
+    /// Begins to deregister.
+    fn begin(&self) {
+        if !self.ending.is_cancelled() {
+            self.manager.stopping();
+            self.ending.cancel();
+        }
+    }
+
+    /// Deregisters. Answers whether it was registered until then.
+    async fn gone(&mut self) -> bool {
+        self.begin();
+        // Without an answer there is nothing to wait for.
+        self.left.wait_for(Option::is_some).await.is_ok_and(|left| *left == Some(true))
+    }
+
+    /// Deregisters, and lets those who were on their way arrive. Asked again, it waits no longer than the first time.
+    async fn drained(&mut self) {
+        if self.gone().await {
+            let until = *self.drained_at.get_or_insert_with(|| Instant::now() + self.drain);
+            sleep_until(until).await;
         }
     }
 }
 
-/// Stays with the command until it ends: passes signals on, and deregisters as soon as it is told to end.
-async fn accompany(mut child: Child, registration: Registration, signals: &mut Signals) -> i32 {
-    let mut registered = Some(registration);
-    let mut leaving: Option<JoinHandle<()>> = None;
+/// Registered until a signal comes; a second one does not wait.
+async fn alone(farewell: &mut Farewell, signals: &mut Signals) -> i32 {
+    signals.stop().await;
+    tokio::select! {
+        () = farewell.drained() => {}
+        () = signals.stop() => {}
+    }
+    0
+}
+
+/// Stays with the command until it ends: passes signals on, once it is deregistered where they tell it to end.
+async fn accompany(mut child: Child, farewell: &mut Farewell, signals: &mut Signals) -> i32 {
+    let own = child.id();
+    // The order to end that waits until it is deregistered.
+    let mut waiting: Option<Signal> = None;
     let status = loop {
         tokio::select! {
             status = child.wait() => break status,
-            arrived = signals.next() => {
-                if arrived.reaches_child_by_terminal() && io::stdin().is_terminal() {
-                    tracing::debug!(?arrived, "the terminal has told the command already");
-                } else {
-                    process::signal(&child, arrived.signal());
-                }
-                // Callers are turned away while the command still answers, not after.
-                if arrived.ends_programs() && let Some(registration) = registered.take() {
-                    leaving = Some(tokio::spawn(leave(registration)));
+            () = farewell.drained(), if waiting.is_some() => {
+                if let Some(signal) = waiting.take() {
+                    process::signal(&child, signal);
                 }
             }
+            arrived = signals.next() => match arrived {
+                Arrived::Orphan => process::reap_orphans(own),
+                Arrived::Signal(arrived) => {
+                    let told = arrived.reaches_child_by_terminal() && io::stdin().is_terminal();
+                    let first = arrived.ends_programs() && !farewell.ending.is_cancelled();
+                    if first {
+                        farewell.begin();
+                    }
+                    if told {
+                        tracing::debug!(?arrived, "the terminal has told the command already");
+                    } else if first {
+                        // Callers are turned away while the command still answers.
+                        waiting = Some(arrived.signal);
+                    } else {
+                        // Who says it twice means at once.
+                        if arrived.ends_programs() {
+                            waiting = None;
+                        }
+                        process::signal(&child, arrived.signal);
+                    }
+                }
+            },
         }
     };
-    match (registered, leaving) {
-        (Some(registration), _) => leave(registration).await,
-        // Bounded by itself.
-        (None, Some(leaving)) => leaving.await.unwrap_or_else(|error| tracing::warn!(%error, "deregistering failed")),
-        (None, None) => {}
-    }
     match status {
         Ok(status) => exit_code(status),
         Err(error) => {
@@ -220,89 +323,78 @@ fn exit_code(status: ExitStatus) -> i32 {
     status.code().or_else(|| status.signal().map(|number| EXIT_SIGNAL + number)).unwrap_or(EXIT_NOT_EXECUTABLE)
 }
 
-/// Deletes the key, as a framework does whose program stops by itself. The lease then runs out.
-async fn leave(registration: Registration) {
-    let key = registration.key().to_owned();
-    match timeout(LEAVE_TIMEOUT, registration.withdraw()).await {
-        Ok(Ok(())) => tracing::info!(key, "deregistered"),
-        Ok(Err(error)) => tracing::warn!(key, %error, "not deregistered; the key runs out with its lease"),
-        Err(_) => tracing::warn!(key, "etcd does not answer; the key runs out with its lease"),
-    }
-}
-
+/// A signal that goes through to the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Arrived {
-    Terminate,
-    Interrupt,
-    Quit,
-    Hangup,
-    User1,
-    User2,
+struct Passed {
+    signal: Signal,
+    kind: SignalKind,
 }
 
-impl Arrived {
-    fn signal(self) -> Signal {
-        match self {
-            Self::Terminate => Signal::TERM,
-            Self::Interrupt => Signal::INT,
-            Self::Quit => Signal::QUIT,
-            Self::Hangup => Signal::HUP,
-            Self::User1 => Signal::USR1,
-            Self::User2 => Signal::USR2,
-        }
-    }
+impl Passed {
+    /// As the first process of a container this one gets no signal that it does not listen to; each of these would end
+    /// the command, or means something to it.
+    const ALL: [Self; 8] = [
+        Self { signal: Signal::TERM, kind: SignalKind::terminate() },
+        Self { signal: Signal::INT, kind: SignalKind::interrupt() },
+        Self { signal: Signal::QUIT, kind: SignalKind::quit() },
+        Self { signal: Signal::HUP, kind: SignalKind::hangup() },
+        Self { signal: Signal::USR1, kind: SignalKind::user_defined1() },
+        Self { signal: Signal::USR2, kind: SignalKind::user_defined2() },
+        Self { signal: Signal::ALARM, kind: SignalKind::alarm() },
+        Self { signal: Signal::WINCH, kind: SignalKind::window_change() },
+    ];
 
     /// Whether programs take it as the order to end; a hangup makes many servers read their configuration anew.
     fn ends_programs(self) -> bool {
-        matches!(self, Self::Terminate | Self::Interrupt | Self::Quit)
+        [Signal::TERM, Signal::INT, Signal::QUIT].contains(&self.signal)
     }
 
-    /// Whether the keyboard sends it to the whole process group, so that passing it on would deliver it twice: a second
+    /// Whether the terminal sends it to the whole process group, so that passing it on would deliver it twice: a second
     /// Ctrl-C is an order to end at once.
     fn reaches_child_by_terminal(self) -> bool {
-        matches!(self, Self::Interrupt | Self::Quit)
+        [Signal::INT, Signal::QUIT, Signal::WINCH].contains(&self.signal)
     }
 }
 
-/// The signals that go through to the command.
+/// What [`Signals`] tell of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Arrived {
+    Signal(Passed),
+    /// A child ended: the command, or one that it left behind.
+    Orphan,
+}
+
+/// The signals that go through to the command, and the one that says that there are orphans to reap.
 struct Signals {
-    terminate: Arrivals,
-    interrupt: Arrivals,
-    quit: Arrivals,
-    hangup: Arrivals,
-    user_1: Arrivals,
-    user_2: Arrivals,
+    passed: Vec<(Passed, Arrivals)>,
+    child: Arrivals,
 }
 
 impl Signals {
     fn listen() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            quit: signal(SignalKind::quit())?,
-            hangup: signal(SignalKind::hangup())?,
-            user_1: signal(SignalKind::user_defined1())?,
-            user_2: signal(SignalKind::user_defined2())?,
-        })
+        let passed = Passed::ALL.into_iter().map(|passed| Ok((passed, signal(passed.kind)?)));
+        Ok(Self { passed: passed.collect::<io::Result<_>>()?, child: signal(SignalKind::child())? })
     }
 
     async fn next(&mut self) -> Arrived {
-        tokio::select! {
-            _ = self.terminate.recv() => Arrived::Terminate,
-            _ = self.interrupt.recv() => Arrived::Interrupt,
-            _ = self.quit.recv() => Arrived::Quit,
-            _ = self.hangup.recv() => Arrived::Hangup,
-            _ = self.user_1.recv() => Arrived::User1,
-            _ = self.user_2.recv() => Arrived::User2,
-        }
+        poll_fn(|context| {
+            for (passed, arrivals) in &mut self.passed {
+                if let Poll::Ready(Some(())) = arrivals.poll_recv(context) {
+                    return Poll::Ready(Arrived::Signal(*passed));
+                }
+            }
+            self.child.poll_recv(context).map(|_| Arrived::Orphan)
+        })
+        .await
     }
 
     /// Waits until this program itself is to end.
     async fn stop(&mut self) {
         loop {
-            let arrived = self.next().await;
-            if arrived.ends_programs() || arrived == Arrived::Hangup {
-                return;
+            match self.next().await {
+                Arrived::Orphan => process::reap_orphans(None),
+                Arrived::Signal(arrived) if arrived.ends_programs() || arrived.signal == Signal::HUP => return,
+                Arrived::Signal(_) => {}
             }
         }
     }
@@ -324,6 +416,17 @@ mod tests {
         {
             assert!(parse_ttl_s(wrong).is_err_and(|why| !why.contains('\n')), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_duration_may_be_short() {
+        for (text, ms) in [("500ms", 500), ("0ms", 0), ("2s", 2_000), ("1m30s", 90_000), ("0", 0)] {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text:?}");
+        }
+        for wrong in ["", "ms", "-1ms", "1.5s", "1s500ms", "99999999999999999999ms"] {
+            assert!(parse_duration(wrong).is_err_and(|why| !why.contains('\n')), "{wrong:?}");
+        }
+        assert!(parse_some_duration("0s").is_err() && parse_some_duration("1ms").is_ok());
     }
 
     #[test]

@@ -1,0 +1,356 @@
+//! `rollcall register -- COMMAND` beside programs of every kind: registered while they answer, found by this host's
+//! address, deregistered before they are told to end, as the first process of a container and below systemd.
+
+use std::{
+    net::TcpListener,
+    os::unix::net::UnixDatagram,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use rollcall_tests::{
+    Etcd, Process, etcd::free_port, eventually, process::children, process::is_running, seconds, server::rollcall,
+};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+const KEY: &str = "/microservices/job/j1";
+
+/// Runs until it is ended.
+const FOREVER: &str = "echo up; while :; do sleep 0.05; done";
+
+fn start(command: Command) -> Process {
+    Process::start("rollcall", command, "build it: `cargo xtask build`").gently()
+}
+
+fn command(etcd: &str, args: &[&str]) -> Command {
+    let mut all = vec!["register", "--endpoints", etcd, "--name", "job", "--id", "j1"];
+    if !args.contains(&"--endpoint") {
+        all.extend(["--endpoint", "http://10.0.0.1:80"]);
+    }
+    all.extend_from_slice(args);
+    rollcall(all)
+}
+
+async fn endpoints(etcd: &Etcd, key: &str) -> Vec<String> {
+    etcd.key_stands(key, true, seconds(15)).await;
+    let value: Value = serde_json::from_slice(&etcd.get(key).await.expect("it stands")).unwrap();
+    value["endpoints"].as_array().unwrap().iter().map(|url| url.as_str().unwrap().to_owned()).collect()
+}
+
+/// Answers every request on `listener` with what `status` holds.
+async fn answer(listener: TcpListener, status: tokio::sync::watch::Receiver<u16>) {
+    listener.set_nonblocking(true).unwrap();
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let status = *status.borrow();
+        tokio::spawn(async move {
+            let mut asked = vec![0; 4_096];
+            let length = stream.read(&mut asked).await.unwrap_or(0);
+            let asked = String::from_utf8_lossy(&asked[..length]).into_owned();
+            // What asks for anything else is told so.
+            let status = if asked.starts_with("GET /healthz?deep=1 HTTP/1.1\r\n") { status } else { 400 };
+            let answer = format!("HTTP/1.1 {status} Any\r\ncontent-length: 0\r\n\r\n");
+            drop(stream.write_all(answer.as_bytes()).await);
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_is_registered_only_while_its_check_passes() {
+    let etcd = Etcd::spawn().await;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let check = format!("http://:{}/healthz?deep=1", listener.local_addr().unwrap().port());
+    let (status, told) = tokio::sync::watch::channel(503);
+    let answering = tokio::spawn(answer(listener, told));
+    let args = ["--check", &check, "--check-interval", "100ms", "--check-failures", "3", "--", "sh", "-c", FOREVER];
+    let mut job = start(command(&etcd.url(), &args));
+    job.stdout_line("the command runs", seconds(10), |line| (line == "up").then_some(())).await;
+    job.stderr_line("the check is said to fail", seconds(10), |line| line.contains("503").then_some(())).await;
+    // Many checks have failed by now.
+    tokio::time::sleep(seconds(1)).await;
+    assert!(etcd.get(KEY).await.is_none(), "it is registered before its check passes");
+    for passing in [200, 302] {
+        status.send_replace(passing);
+        etcd.key_stands(KEY, true, seconds(10)).await;
+        let (_, lease) = etcd.entry(KEY).await.unwrap();
+        tokio::time::sleep(seconds(1)).await;
+        assert_eq!(etcd.entry(KEY).await.map(|(_, lease)| lease), Some(lease), "it stays while the check passes");
+        status.send_replace(404);
+        etcd.key_stands(KEY, false, seconds(10)).await;
+        assert!(etcd.ttl(lease).await.is_some(), "it is deleted, not expired: {:?}", job.stderr());
+    }
+    // Each turn is said once, however many checks there were.
+    let said = |word: &str| job.stderr().iter().filter(|line| line.contains(word)).count();
+    eventually("the last turn is said", seconds(5), || async {
+        let turns = [said("the program answers"), said("the program does not answer"), said(" deregistered")];
+        if turns == [2, 2, 2] { Ok(()) } else { Err((turns, job.stderr())) }
+    })
+    .await;
+    answering.abort();
+    job.signal("TERM");
+    assert_eq!(job.ended(seconds(10)).await.code(), Some(143));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tcp_check_and_an_http_check_both_have_to_pass() {
+    let etcd = Etcd::spawn().await;
+    let (http, tcp_port) = (TcpListener::bind("127.0.0.1:0").unwrap(), free_port());
+    let checks = [
+        format!("http://127.0.0.1:{}/healthz?deep=1", http.local_addr().unwrap().port()),
+        format!("tcp://:{tcp_port}"),
+    ];
+    let (_status, told) = tokio::sync::watch::channel(200);
+    let answering = tokio::spawn(answer(http, told));
+    let args = ["--check", &checks[0], "--check", &checks[1], "--check-interval", "100ms", "--check-failures", "1"];
+    let mut job = start(command(&etcd.url(), &args));
+    job.stderr_line("which check fails", seconds(10), |line| line.contains(&checks[1]).then_some(())).await;
+    assert!(etcd.get(KEY).await.is_none());
+    let tcp = TcpListener::bind(("127.0.0.1", tcp_port)).unwrap();
+    etcd.key_stands(KEY, true, seconds(10)).await;
+    drop(tcp);
+    etcd.key_stands(KEY, false, seconds(10)).await;
+    answering.abort();
+    job.signal("TERM");
+    assert_eq!(job.ended(seconds(10)).await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn this_hosts_address_is_filled_in() {
+    let etcd = Etcd::spawn().await;
+    for (more, expected) in [
+        (&[][..], ["http://127.0.0.1:8080", "grpc://127.0.0.1:9000?isSecure=false", "http://h:1"]),
+        (&["--host", "10.1.2.3"], ["http://10.1.2.3:8080", "grpc://10.1.2.3:9000?isSecure=false", "http://h:1"]),
+        (&["--host", "fd00::7"], ["http://[fd00::7]:8080", "grpc://[fd00::7]:9000?isSecure=false", "http://h:1"]),
+    ] {
+        let asked =
+            ["--endpoint", "http://:8080", "--endpoint", "grpc://:9000?isSecure=false", "--endpoint", "http://h:1"];
+        let mut job = start(command(&etcd.url(), &[&asked, more].concat()));
+        assert_eq!(endpoints(&etcd, KEY).await, expected);
+        job.signal("TERM");
+        assert_eq!(job.ended(seconds(10)).await.code(), Some(0));
+    }
+    // The layouts without schemes; kitex makes its key of the address.
+    let mut kitex = command(&etcd.url(), &["--endpoint", ":8888", "--layout", "kitex"]);
+    kitex.env("ROLLCALL_HOST", "pay.internal");
+    let args: Vec<_> = kitex.get_args().map(ToOwned::to_owned).filter(|arg| arg != "--id" && arg != "j1").collect();
+    let mut without_id = rollcall(args);
+    without_id.env("ROLLCALL_HOST", "pay.internal");
+    let mut job = start(without_id);
+    etcd.key_stands("kitex/registry-etcd/job/pay.internal:8888", true, seconds(15)).await;
+    job.signal("TERM");
+    assert_eq!(job.ended(seconds(10)).await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_is_refused_in_one_line() {
+    for (args, word) in [
+        (&["--endpoint", "http://0.0.0.0:8080"][..], "http://:8080"),
+        (&["--endpoint", "grpc://[::]:9000"], "nobody can call"),
+        (&["--endpoint", "http://:8080", "--host", "0.0.0.0"], "nobody can call"),
+        (&["--endpoint", "http://:8080", "--host", "h:1"], "--host"),
+        (&["--endpoint", "http://:"], "endpoints"),
+        (&["--check", "8080"], "http://:8080/healthz"),
+        (&["--check", "https://:8443/healthz"], "tcp://"),
+        (&["--check", "http://:0/"], "port"),
+        (&["--check", "tcp://:80", "--check-interval", "0s"], "--check-interval"),
+        (&["--check", "tcp://:80", "--check-failures", "0"], "--check-failures"),
+        (&["--drain", "soon"], "--drain"),
+    ] {
+        let mut job = start(command("http://127.0.0.1:1", &[args, &["--", "echo", "up"]].concat()));
+        let code = job.ended(seconds(10)).await.code();
+        let errors = job.stderr();
+        assert_eq!((code, errors.len()), (Some(2), 1), "{args:?}: {errors:?}");
+        assert!(errors[0].contains(word), "{args:?}: {errors:?}");
+        assert!(job.stdout().is_empty(), "{args:?}: the command was started");
+    }
+}
+
+/// What stands in etcd when the command gets the signal is seen by the command itself.
+fn trap(etcd: &Etcd, then: &str) -> String {
+    let get = format!("ETCDCTL_API=3 etcdctl --endpoints={} get --keys-only {KEY}", etcd.address());
+    format!("trap 'echo \"told [$({get} | tr -d \"\\n\")]\"; {then}' TERM; {FOREVER}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_deregistered_before_the_command_is_told_to_end() {
+    let etcd = Etcd::spawn().await;
+    let script = trap(&etcd, "exit 5");
+    let mut job = start(command(&etcd.url(), &["--", "sh", "-c", &script]));
+    job.stdout_line("the command runs", seconds(10), |line| (line == "up").then_some(())).await;
+    etcd.key_stands(KEY, true, seconds(15)).await;
+    job.signal("TERM");
+    assert_eq!(job.ended(seconds(10)).await.code(), Some(5));
+    assert_eq!(job.stdout(), ["up", "told []"], "{:?}", job.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_drains_between_the_two_and_a_second_signal_cuts_that_short() {
+    let etcd = Etcd::spawn().await;
+    let script = trap(&etcd, "exit 5");
+    let told = |job: &Process| job.stdout().iter().any(|line| line.starts_with("told"));
+    let mut job = start(command(&etcd.url(), &["--drain", "2s", "--", "sh", "-c", &script]));
+    job.stdout_line("the command runs", seconds(10), |line| (line == "up").then_some(())).await;
+    etcd.key_stands(KEY, true, seconds(15)).await;
+    let asked = tokio::time::Instant::now();
+    job.signal("TERM");
+    etcd.key_stands(KEY, false, seconds(10)).await;
+    assert!(!told(&job), "the command was told before the drain was over");
+    // A signal that orders nothing of the kind goes through meanwhile, and does not make the drain begin anew.
+    job.signal("WINCH");
+    assert_eq!(job.ended(seconds(15)).await.code(), Some(5));
+    assert!(asked.elapsed() >= seconds(2) && told(&job), "{:?}", job.stdout());
+
+    let mut job = start(command(&etcd.url(), &["--drain", "1h", "--", "sh", "-c", &script]));
+    job.stdout_line("the command runs", seconds(10), |line| (line == "up").then_some(())).await;
+    etcd.key_stands(KEY, true, seconds(15)).await;
+    job.signal("TERM");
+    etcd.key_stands(KEY, false, seconds(10)).await;
+    assert!(!told(&job));
+    job.signal("TERM");
+    assert_eq!(job.ended(seconds(10)).await.code(), Some(5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_etcd_holds_the_end_up_for_seconds_only() {
+    let etcd = Etcd::spawn().await;
+    let mut job =
+        start(command(&etcd.url(), &["--", "sh", "-c", "trap 'exit 5' TERM; echo up; while :; do sleep 0.05; done"]));
+    job.stdout_line("the command runs", seconds(10), |line| (line == "up").then_some(())).await;
+    etcd.key_stands(KEY, true, seconds(15)).await;
+    etcd.pause();
+    job.signal("TERM");
+    let code = job.ended(seconds(9)).await.code();
+    etcd.resume();
+    assert_eq!(code, Some(5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_sidecar_leaves_a_key_that_runs_out() {
+    let etcd = Etcd::spawn().await;
+    let mut job = start(command(&etcd.url(), &["--ttl", "2s"]));
+    etcd.key_stands(KEY, true, seconds(15)).await;
+    job.kill();
+    assert!(etcd.get(KEY).await.is_some(), "nobody was there to delete it");
+    etcd.key_stands(KEY, false, seconds(15)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_that_passed_while_etcd_was_away_counts() {
+    let mut etcd = Etcd::spawn().await;
+    etcd.kill();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let check = format!("tcp://{}", listener.local_addr().unwrap());
+    let args = ["--endpoint", "http://:80", "--check", &check, "--", "sh", "-c", FOREVER];
+    let mut job = start(command(&etcd.url(), &args));
+    job.stdout_line("the command runs", seconds(10), |line| (line == "up").then_some(())).await;
+    etcd.start().await;
+    assert_eq!(endpoints(&etcd, KEY).await, ["http://127.0.0.1:80"]);
+    job.signal("INT");
+    job.ended(seconds(10)).await;
+    assert!(etcd.get(KEY).await.is_none());
+}
+
+/// The words that a service manager was told so far.
+fn told(socket: &UnixDatagram) -> Vec<String> {
+    let mut buffer = [0; 4_096];
+    let mut words = Vec::new();
+    while let Ok(length) = socket.recv(&mut buffer) {
+        words.extend(String::from_utf8_lossy(&buffer[..length]).lines().map(str::to_owned));
+    }
+    words
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_manager_is_told() {
+    let mut etcd = Etcd::spawn().await;
+    // Whether etcd is there or not: the program is up.
+    etcd.kill();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let port = free_port();
+    let check = format!("tcp://:{port}");
+    let script = "echo \"[$NOTIFY_SOCKET]\"; while :; do sleep 0.05; done";
+    let mut with = command(&etcd.url(), &["--check", &check, "--check-interval", "100ms", "--", "sh", "-c", script]);
+    with.env("NOTIFY_SOCKET", &path);
+    let mut job = start(with);
+    job.stdout_line("the command speaks to nobody by mistake", seconds(10), |line| (line == "[]").then_some(())).await;
+    job.stderr_line("a check failed", seconds(10), |line| line.contains(&check).then_some(())).await;
+    let mut words = told(&socket);
+    assert!(!words.iter().any(|word| word == "READY=1"), "it is ready before its check passes: {words:?}");
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let mut until = async |wanted: &str| {
+        let words = &mut words;
+        let deadline = tokio::time::Instant::now() + seconds(15);
+        while !words.iter().any(|word| word == wanted) {
+            words.extend(told(&socket));
+            assert!(tokio::time::Instant::now() < deadline, "no {wanted} in {words:?}");
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    };
+    until("READY=1").await;
+    etcd.start().await;
+    until(&format!("STATUS=registered as {KEY}")).await;
+    job.signal("TERM");
+    until("STOPPING=1").await;
+    job.ended(seconds(10)).await;
+    drop(listener);
+    words.extend(told(&socket));
+    for once in ["READY=1", "STOPPING=1"] {
+        assert_eq!(words.iter().filter(|word| *word == once).count(), 1, "{words:?}");
+    }
+}
+
+/// A command that starts `rollcall` as the first process of a namespace of its own.
+fn as_first_process(etcd: &str, args: &[&str]) -> Command {
+    let inner = command(etcd, args);
+    let mut outer = Command::new("unshare");
+    // Who may not, becomes root in a namespace of users of its own.
+    if !rustix::process::geteuid().is_root() {
+        outer.args(["--user", "--map-root-user"]);
+    }
+    outer
+        .args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"])
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    outer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_the_first_process_of_a_container_it_reaps_and_passes_on() {
+    let probe = Command::new("unshare").args(["--pid", "--fork", "true"]).stderr(Stdio::null()).status();
+    let probe_user = Command::new("unshare").args(["--user", "--pid", "--fork", "true"]).stderr(Stdio::null()).status();
+    let may = |status: &std::io::Result<std::process::ExitStatus>| status.as_ref().is_ok_and(|status| status.success());
+    assert!(
+        may(&probe) || may(&probe_user),
+        "this test makes a namespace of processes: run it as root, or `sysctl kernel.unprivileged_userns_clone=1`"
+    );
+    let etcd = Etcd::spawn().await;
+    // Each round leaves an orphan behind, whose parent is gone before it ends.
+    let script = "trap 'exit 7' TERM; trap 'echo usr1' USR1; \
+                  for n in 1 2 3 4 5 6 7 8; do (sleep 0.2 & exec sh -c 'exit 0'); done; echo left; while :; do sleep 0.05; done";
+    let mut outer = start(as_first_process(&etcd.url(), &["--", "sh", "-c", script]));
+    outer.stdout_line("the orphans are left", seconds(10), |line| (line == "left").then_some(())).await;
+    etcd.key_stands(KEY, true, seconds(15)).await;
+    let first = eventually("it runs in its namespace", seconds(5), || async {
+        let inside = children(outer.pid());
+        inside.iter().find(|(_, line)| line.contains("register")).map(|(pid, _)| *pid).ok_or(inside)
+    })
+    .await;
+    let status = std::fs::read_to_string(format!("/proc/{first}/status")).unwrap();
+    let numbers = status.lines().find(|line| line.starts_with("NSpid:")).unwrap_or_default();
+    assert!(numbers.ends_with("\t1"), "it is not the first process there: {numbers:?}");
+    eventually("nothing is left but the command and what it sleeps with", seconds(10), || async {
+        let left = children(first);
+        let zombies: Vec<_> = left.iter().filter(|(pid, _)| !is_running(*pid)).cloned().collect();
+        if zombies.is_empty() && left.len() == 1 { Ok(()) } else { Err(left) }
+    })
+    .await;
+    rollcall_tests::process::send(first, "USR1");
+    outer.stdout_line("a signal comes through", seconds(10), |line| (line == "usr1").then_some(())).await;
+    rollcall_tests::process::send(first, "TERM");
+    assert_eq!(outer.ended(seconds(10)).await.code(), Some(7), "the command's own code: {:?}", outer.stderr());
+    assert!(etcd.get(KEY).await.is_none());
+}
