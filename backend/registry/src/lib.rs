@@ -5,6 +5,7 @@
 //! - [`registrar`] registers instances and keeps them registered; [`etcd::keepalive`] renews their leases.
 
 mod backoff;
+pub mod balance;
 pub mod discovery;
 pub mod etcd;
 pub mod registrar;
