@@ -8,11 +8,11 @@
 //! A key is only ever written over where it is this registration's own: nobody else's is taken by accident, and a value
 //! that an operator deleted while its lease lives stays deleted, as with the Go frameworks.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse};
 use rollcall_shared::{
-    FieldError, KeyPrefix, Layout, LeaseId, Revision, ServiceInstance,
+    Decoded, FieldError, KeyPrefix, Layout, LeaseId, Revision, ServiceInstance,
     api::{TTL_S_MAX, TTL_S_MIN},
 };
 use tokio::{
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     backoff::Backoff,
     etcd::{
-        connect::{ConnectError, Connection, REQUEST_TIMEOUT},
+        connect::{ConnectError, Connection},
         keepalive::{LeaseKeeping, LeaseState},
         lease::{self, LeaseError},
     },
@@ -32,6 +32,12 @@ use crate::{
 
 /// How often a write is tried at once where the key changes between reading and writing it.
 const WRITE_TRIES_MAX: usize = 4;
+
+/// By how much each lease that is kept draws out the return after an outage: 1,000 a second.
+const RETURN_SPREAD_PER_LEASE: Duration = Duration::from_millis(1);
+
+/// Over how long they come back at the most: all within 5 s of etcd's return.
+const RETURN_SPREAD_MAX: Duration = Duration::from_secs(2);
 
 /// How many commands to a registration's task may wait.
 const COMMANDS_MAX: usize = 16;
@@ -61,12 +67,16 @@ pub enum RegisterError {
     #[error("a TTL is {TTL_S_MIN} to {TTL_S_MAX} s, not {0} s")]
     BadTtl(i64),
     /// The key stands already and is not this registration's.
-    #[error("{key} stands already, {}", lease_in_words(*lease))]
+    #[error("{key} stands already, {}{}", lease_in_words(*lease), holder_in_words(instance.as_deref()))]
     Standing {
         /// The key.
         key: String,
         /// The lease it stands under; `None` for a permanent key.
         lease: Option<LeaseId>,
+        /// What stands there.
+        value: Vec<u8>,
+        /// What that says, where it decodes.
+        instance: Option<Box<ServiceInstance>>,
     },
     /// An update may change anything but what the key is made of.
     #[error("the update would be written to {to}, and {from} is what stands")]
@@ -91,8 +101,8 @@ pub enum RegisterError {
         source: Box<etcd_client::Error>,
     },
     /// Writing the key took longer than a request may.
-    #[error("etcd did not answer within {} s", REQUEST_TIMEOUT.as_secs())]
-    Timeout,
+    #[error("etcd did not answer within {} s", .0.as_secs_f64())]
+    Timeout(Duration),
     /// The key changed with each try to write it.
     #[error("{key} changes too often to be written")]
     Contended {
@@ -102,6 +112,12 @@ pub enum RegisterError {
     /// The registration has ended.
     #[error("the registration has ended")]
     Ended,
+}
+
+fn holder_in_words(instance: Option<&ServiceInstance>) -> String {
+    instance.map_or_else(String::new, |instance| {
+        format!(": it belongs to {} of {} at {}", instance.id, instance.name, instance.endpoints.join(", "))
+    })
 }
 
 fn lease_in_words(lease: Option<LeaseId>) -> String {
@@ -199,6 +215,7 @@ impl Registrar {
             lease: None,
             former_lease: None,
             written: false,
+            contested: false,
             lease_out: watch::channel(None).0,
         })
     }
@@ -330,7 +347,7 @@ async fn tend(
             Phase::Writing => tokio::select! {
                 biased;
                 command = inbox.recv() => Woken::Command(command),
-                outcome = tenure.establish() => Woken::Written(outcome),
+                outcome = in_turn(&mut tenure) => Woken::Written(outcome),
             },
             Phase::Resting { until } => tokio::select! {
                 command = inbox.recv() => Woken::Command(command),
@@ -369,8 +386,7 @@ async fn tend(
                     tracing::warn!(key = tenure.key, %lease, "the lease is gone; registering anew");
                 }
                 say(&state, RegistrationState::Lost { since: Instant::now(), why: "the lease is gone".into() });
-                // Those who lost their leases in one outage do not all come back in one instant.
-                Phase::Resting { until: Instant::now() + backoff.rest() }
+                Phase::Resting { until: Instant::now() + spread(tenure.keeping.len()).mul_f64(fastrand::f64()) }
             }
             // Dropped, or the hub has ended: nothing will be renewed.
             Woken::Command(None) | Woken::Lease(None) => break,
@@ -378,6 +394,19 @@ async fn tend(
     }
     tenure.give_up_lease();
     state.send_replace(RegistrationState::Ended);
+}
+
+/// Makes the key stand when its turn has come.
+async fn in_turn(tenure: &mut Tenure) -> Result<(), RegisterError> {
+    let keeping = tenure.keeping.clone();
+    let _turn = keeping.turn().await;
+    tenure.establish().await
+}
+
+/// Over how long those that lost their leases in one outage come back, where so many are kept.
+fn spread(leases: usize) -> Duration {
+    let leases = u32::try_from(leases).unwrap_or(u32::MAX);
+    RETURN_SPREAD_PER_LEASE.saturating_mul(leases).min(RETURN_SPREAD_MAX)
 }
 
 fn after_write(
@@ -429,14 +458,23 @@ struct Tenure {
     former_lease: Option<LeaseId>,
     /// Whether the key was written, under the lease of now.
     written: bool,
+    /// Whether the last try found the key to be somebody else's.
+    contested: bool,
     lease_out: watch::Sender<Option<LeaseId>>,
 }
 
 /// What one transaction found.
 enum Found {
     Written,
-    Other { lease: Option<LeaseId>, mod_revision: Revision },
+    Other(Standing),
     Nothing,
+}
+
+/// What stands under the key.
+struct Standing {
+    lease: Option<LeaseId>,
+    mod_revision: Revision,
+    value: Vec<u8>,
 }
 
 impl Tenure {
@@ -478,9 +516,12 @@ impl Tenure {
             self.lose_lease();
         }
         if let (Some(ttl_s), None) = (self.config.ttl_s, &self.lease) {
-            // Asked before a lease is granted, so that waiting for somebody else's key to go leaves no leases behind.
-            if let Found::Other { lease, .. } = self.transact(Expected::Never).await? {
-                self.check_owner(lease)?;
+            // Once somebody else's key was met, it is asked for before a lease is granted: waiting for it to go leaves
+            // no leases behind.
+            if self.contested
+                && let Found::Other(standing) = self.transact(Expected::Never).await?
+            {
+                self.check_owner(standing)?;
             }
             let (lease, granted_ttl_s) = lease::grant(self.keeping.connection(), ttl_s).await?;
             self.lease = Some((lease, self.keeping.keep(lease, granted_ttl_s)));
@@ -491,11 +532,22 @@ impl Tenure {
             expected = match self.transact(expected).await {
                 Ok(Found::Written) => {
                     self.written = true;
+                    self.contested = false;
                     return Ok(());
                 }
                 Ok(Found::Nothing) => Expected::Absent,
-                Ok(Found::Other { lease, mod_revision }) => {
-                    self.check_owner(lease)?;
+                Ok(Found::Other(standing)) => {
+                    let mod_revision = standing.mod_revision;
+                    if let Err(error) = self.check_owner(standing) {
+                        self.contested = true;
+                        if !self.written
+                            && let Some(lease) = self.give_up_lease()
+                        {
+                            // Where this fails, the lease runs out by itself.
+                            let _ = lease::revoke(self.keeping.connection(), lease).await;
+                        }
+                        return Err(error);
+                    }
                     Expected::Revision(mod_revision)
                 }
                 Err(error) => {
@@ -509,7 +561,8 @@ impl Tenure {
         Err(RegisterError::Contended { key: self.key.clone() })
     }
 
-    fn check_owner(&self, lease: Option<LeaseId>) -> Result<(), RegisterError> {
+    fn check_owner(&self, standing: Standing) -> Result<(), RegisterError> {
+        let Standing { lease, value, .. } = standing;
         let own = match lease {
             Some(_) => lease == self.lease_id() || lease == self.former_lease,
             None => self.written && self.config.ttl_s.is_none(),
@@ -517,7 +570,12 @@ impl Tenure {
         if own || self.config.takeover {
             return Ok(());
         }
-        Err(RegisterError::Standing { key: self.key.clone(), lease })
+        let RegistrarConfig { layout, prefix, .. } = &*self.config;
+        let instance = match layout.decode(prefix, &self.key, &value).decoded {
+            Decoded::Instance(instance) => Some(Box::new(instance)),
+            Decoded::Malformed { .. } => None,
+        };
+        Err(RegisterError::Standing { key: self.key.clone(), lease, value, instance })
     }
 
     /// Writes the key where it is as expected, and otherwise says what stands there.
@@ -532,19 +590,20 @@ impl Tenure {
         let txn = Txn::new()
             .when([compare])
             .and_then([TxnOp::put(key, self.value.as_slice(), Some(put))])
-            .or_else([TxnOp::get(key, Some(GetOptions::new().with_keys_only()))]);
+            .or_else([TxnOp::get(key, None)]);
         let answer = self.send(txn).await?;
         if answer.succeeded() {
             return Ok(Found::Written);
         }
         let standing = answer.op_responses().into_iter().find_map(|answer| match answer {
-            TxnOpResponse::Get(answer) => answer.kvs().first().map(|kv| (kv.lease(), kv.mod_revision())),
+            TxnOpResponse::Get(answer) => answer.kvs().first().map(|kv| Standing {
+                lease: LeaseId::from_etcd(kv.lease()),
+                mod_revision: kv.mod_revision(),
+                value: kv.value().to_vec(),
+            }),
             _ => None,
         });
-        Ok(standing.map_or(Found::Nothing, |(lease, mod_revision)| Found::Other {
-            lease: LeaseId::from_etcd(lease),
-            mod_revision,
-        }))
+        Ok(standing.map_or(Found::Nothing, Found::Other))
     }
 
     /// Removes what this registration left in etcd, and nothing else.
@@ -571,7 +630,8 @@ impl Tenure {
     async fn send(&self, txn: Txn) -> Result<etcd_client::TxnResponse, RegisterError> {
         let connection = self.keeping.connection();
         let client = connection.client().await?;
-        match timeout(REQUEST_TIMEOUT, client.kv().txn(txn)).await {
+        let after = connection.request_timeout();
+        match timeout(after, client.kv().txn(txn)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 if lease::is_member_failure(&error) {
@@ -581,7 +641,7 @@ impl Tenure {
             }
             Err(_) => {
                 connection.report_failure(&client);
-                Err(RegisterError::Timeout)
+                Err(RegisterError::Timeout(after))
             }
         }
     }

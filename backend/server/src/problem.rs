@@ -120,7 +120,7 @@ impl From<LeaseError> for Failure {
         match error {
             LeaseError::Gone(lease) => Self::not_found(format!("the lease {lease} is gone")),
             LeaseError::Request(error) => Self::from(*error),
-            LeaseError::Connect(_) | LeaseError::Timeout | LeaseError::Unsettled(_) => {
+            LeaseError::Connect(_) | LeaseError::Timeout(_) | LeaseError::Unsettled(_) => {
                 Self::unavailable(error.to_string())
             }
         }

@@ -339,13 +339,13 @@ mod tests {
         entry(&key, &value)
     }
 
-    fn snapshot(entries: Vec<Entry>) -> Result<SourceEvent, WatchError> {
+    fn snapshot(entries: Vec<Entry>) -> SourceEvent {
         let position = SourcePosition::default();
-        Ok(SourceEvent::Snapshot { reason: SnapshotReason::Connected, cluster: 1, position, entries })
+        SourceEvent::Snapshot { reason: SnapshotReason::Connected, cluster: 1, position, entries }
     }
 
-    fn delta(changes: Vec<EntryChange>) -> Result<SourceEvent, WatchError> {
-        Ok(SourceEvent::Delta { position: SourcePosition::default(), changes })
+    fn delta(changes: Vec<EntryChange>) -> SourceEvent {
+        SourceEvent::Delta { position: SourcePosition::default(), changes }
     }
 
     fn gone(key: &str) -> EntryChange {
@@ -362,19 +362,19 @@ mod tests {
     async fn only_values_of_that_very_name_below_its_own_keys_count() {
         let config = config();
         let mut fold = Fold::new(&config, Some("orders".into()));
-        fold.take_in(snapshot(vec![
+        fold.take_in(Ok(snapshot(vec![
             orders(1),
             entry("/microservices/orders/2", "null"),
             entry("/microservices/orders/3", "{"),
             entry("/microservices/orders/4", r#"{"id":"4","name":"payments","endpoints":[]}"#),
             entry("/microservices/orders/eu/5", r#"{"id":"5","name":"orders/eu","endpoints":[]}"#),
             orders(6),
-        ]));
+        ])));
         assert_eq!(told(&mut fold), [("orders".to_owned(), vec!["1".to_owned(), "6".to_owned()])]);
         // A value that breaks is an instance less, and one that is mended is back.
-        fold.take_in(delta(vec![EntryChange::Put(entry("/microservices/orders/6", "{}"))]));
+        fold.take_in(Ok(delta(vec![EntryChange::Put(entry("/microservices/orders/6", "{}"))])));
         assert_eq!(told(&mut fold), [("orders".to_owned(), vec!["1".to_owned()])]);
-        fold.take_in(delta(vec![EntryChange::Put(orders(6))]));
+        fold.take_in(Ok(delta(vec![EntryChange::Put(orders(6))])));
         assert_eq!(told(&mut fold)[0].1, ["1", "6"]);
     }
 
@@ -382,13 +382,13 @@ mod tests {
     async fn what_changes_nothing_is_not_told() {
         let config = config();
         let mut fold = Fold::new(&config, None);
-        fold.take_in(snapshot(vec![orders(1)]));
+        fold.take_in(Ok(snapshot(vec![orders(1)])));
         assert_eq!(told(&mut fold).len(), 1);
-        fold.take_in(delta(vec![EntryChange::Put(orders(1))]));
-        fold.take_in(delta(vec![gone("/microservices/orders/9")]));
-        fold.take_in(snapshot(vec![orders(1)]));
+        fold.take_in(Ok(delta(vec![EntryChange::Put(orders(1))])));
+        fold.take_in(Ok(delta(vec![gone("/microservices/orders/9")])));
+        fold.take_in(Ok(snapshot(vec![orders(1)])));
         assert!(told(&mut fold).is_empty());
-        fold.take_in(snapshot(vec![orders(2)]));
+        fold.take_in(Ok(snapshot(vec![orders(2)])));
         assert_eq!(told(&mut fold), [("orders".to_owned(), vec!["2".to_owned()])]);
     }
 
@@ -396,7 +396,7 @@ mod tests {
     async fn the_last_list_outlives_etcd_and_says_so() {
         let config = config();
         let mut fold = Fold::new(&config, Some("orders".into()));
-        fold.take_in(snapshot(vec![orders(1)]));
+        fold.take_in(Ok(snapshot(vec![orders(1)])));
         fold.take_changed();
         let failure = || Err(WatchError { phase: Phase::Watch, source: SourceError::Ended });
         fold.take_in(failure());
@@ -413,9 +413,9 @@ mod tests {
     async fn a_loss_that_is_held_back_is_believed_when_its_time_is_over() {
         let config = DiscoveryConfig { loss_guard: Some(LossGuard::default()), ..config() };
         let mut fold = Fold::new(&config, Some("orders".into()));
-        fold.take_in(snapshot((1..=4).map(orders).collect()));
+        fold.take_in(Ok(snapshot((1..=4).map(orders).collect())));
         fold.take_changed();
-        fold.take_in(snapshot(vec![orders(4)]));
+        fold.take_in(Ok(snapshot(vec![orders(4)])));
         let view = fold.take_changed().remove(0).1;
         assert_eq!((view.instances.len(), view.held_back), (4, 3));
         // Nothing else happens: the time alone ends it.

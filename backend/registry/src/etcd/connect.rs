@@ -12,10 +12,10 @@ use std::{
 
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, KvClient, LeaseClient, TlsOptions, WatchClient};
 
-/// How long making a connection may take, authentication included.
+/// How long making a connection may take, authentication included, unless configured otherwise.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long one request may take, except those that stream.
+/// How long one request may take, except those that stream, unless configured otherwise.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often a connection without traffic is probed. etcd closes connections that are probed more often than every
@@ -40,6 +40,9 @@ pub struct ConnectConfig {
     pub identity_pem: Option<(Vec<u8>, Vec<u8>)>,
     /// `--user` and `--password`.
     pub user: Option<(String, String)>,
+    /// How long making a connection, and one request, may take; [`CONNECT_TIMEOUT`] and [`REQUEST_TIMEOUT`] where it is
+    /// not said.
+    pub timeout: Option<Duration>,
 }
 
 impl fmt::Debug for ConnectConfig {
@@ -49,8 +52,8 @@ impl fmt::Debug for ConnectConfig {
     }
 }
 
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
+/// Why there is no connection. One try is made for all who wait for it, so that many are told of one failure.
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum ConnectError {
     /// No endpoint was given.
     #[error("no endpoint of etcd is given")]
@@ -61,7 +64,7 @@ pub enum ConnectError {
         /// The endpoint as given.
         endpoint: String,
         /// What is wrong with it.
-        source: etcd_client::Error,
+        source: Arc<etcd_client::Error>,
     },
     /// The endpoint cannot be reached, or refuses the credentials.
     #[error("etcd at {endpoint} cannot be used: {}", describe(source))]
@@ -69,13 +72,15 @@ pub enum ConnectError {
         /// The endpoint that was tried.
         endpoint: String,
         /// What it answered.
-        source: etcd_client::Error,
+        source: Arc<etcd_client::Error>,
     },
-    /// The endpoint did not answer within [`CONNECT_TIMEOUT`].
-    #[error("etcd at {endpoint} did not answer within {} s", CONNECT_TIMEOUT.as_secs())]
+    /// The endpoint did not answer in time.
+    #[error("etcd at {endpoint} did not answer within {} s", after.as_secs_f64())]
     Timeout {
         /// The endpoint that was tried.
         endpoint: String,
+        /// How long it was waited for.
+        after: Duration,
     },
 }
 
@@ -109,6 +114,8 @@ pub struct Connection {
 struct Shared {
     config: ConnectConfig,
     current: Mutex<Current>,
+    /// Held by the one who connects. With a user, connecting authenticates, which costs etcd a slow hash each time.
+    connecting: tokio::sync::Mutex<()>,
 }
 
 impl fmt::Debug for Shared {
@@ -122,6 +129,8 @@ struct Current {
     generation: u64,
     endpoint_index: usize,
     client: Option<Client>,
+    /// The last try that failed, with the generation that it was of.
+    failure: Option<(u64, ConnectError)>,
 }
 
 /// A client in use, with what it takes to report that it failed.
@@ -169,8 +178,8 @@ impl Connection {
                 return Err(bad_endpoint(endpoint, detail));
             }
         }
-        let current = Mutex::new(Current { generation: 0, endpoint_index: 0, client: None });
-        Ok(Self { shared: Arc::new(Shared { config, current }) })
+        let current = Mutex::new(Current { generation: 0, endpoint_index: 0, client: None, failure: None });
+        Ok(Self { shared: Arc::new(Shared { config, current, connecting: tokio::sync::Mutex::default() }) })
     }
 
     /// The endpoints as configured.
@@ -178,36 +187,76 @@ impl Connection {
         &self.shared.config.endpoints
     }
 
+    /// How long one request may take, except those that stream.
+    pub fn request_timeout(&self) -> Duration {
+        self.shared.config.timeout.unwrap_or(REQUEST_TIMEOUT)
+    }
+
     /// The client in use, connecting where there is none.
     ///
     /// # Errors
     /// Where the endpoint whose turn it is cannot be reached or refuses; the next call tries the next one.
     pub async fn client(&self) -> Result<EtcdClient, ConnectError> {
-        let (generation, endpoint) = {
+        let asked_in = match self.in_use() {
+            Ok(client) => return Ok(client),
+            Err(generation) => generation,
+        };
+        let _connecting = self.shared.connecting.lock().await;
+        let generation = match self.in_use() {
+            Ok(client) => return Ok(client),
+            Err(generation) => generation,
+        };
+        let endpoint = {
             let current = self.current();
-            if let Some(client) = &current.client {
-                return Ok(EtcdClient { inner: client.clone(), generation: current.generation });
+            // Somebody else's try has failed since this one was waited for: it is the answer.
+            if let Some((failed_in, error)) = &current.failure
+                && *failed_in >= asked_in
+            {
+                return Err(error.clone());
             }
             let endpoints = &self.shared.config.endpoints;
-            (current.generation, endpoints[current.endpoint_index % endpoints.len()].clone())
+            endpoints[current.endpoint_index % endpoints.len()].clone()
         };
+        let after = self.shared.config.timeout.unwrap_or(CONNECT_TIMEOUT);
         let connecting = Client::connect([&endpoint], Some(self.options(&endpoint)));
-        let outcome = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-            Ok(Ok(client)) => Ok(client),
-            Ok(Err(source)) => Err(ConnectError::Refused { endpoint, source }),
-            Err(_) => Err(ConnectError::Timeout { endpoint }),
-        };
-        match outcome {
-            Ok(client) => {
+        let error = match tokio::time::timeout(after, connecting).await {
+            Ok(Ok(client)) => {
                 let mut current = self.current();
-                // Another caller may have connected meanwhile: all share the first.
-                let generation = current.generation;
-                let inner = current.client.get_or_insert(client).clone();
-                Ok(EtcdClient { inner, generation })
+                current.client = Some(client.clone());
+                return Ok(EtcdClient { inner: client, generation: current.generation });
             }
-            Err(error) => {
-                self.give_up(generation);
-                Err(error)
+            Ok(Err(source)) => ConnectError::Refused { endpoint, source: Arc::new(source) },
+            Err(_) => ConnectError::Timeout { endpoint, after },
+        };
+        self.current().failure = Some((generation, error.clone()));
+        self.give_up(generation);
+        Err(error)
+    }
+
+    /// The client in use, or the generation that the next one will be of.
+    fn in_use(&self) -> Result<EtcdClient, u64> {
+        let current = self.current();
+        let generation = current.generation;
+        current.client.clone().map(|inner| EtcdClient { inner, generation }).ok_or(generation)
+    }
+
+    /// Whether etcd can be asked with these credentials now: one request that needs no permission.
+    ///
+    /// # Errors
+    /// [`ConnectError`], one clear reason, at once.
+    pub async fn check(&self) -> Result<(), ConnectError> {
+        let client = self.client().await?;
+        let endpoint = || self.endpoints().join(",");
+        let after = self.request_timeout();
+        match tokio::time::timeout(after, client.maintenance().status()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(source)) => {
+                self.report_failure(&client);
+                Err(ConnectError::Refused { endpoint: endpoint(), source: Arc::new(source) })
+            }
+            Err(_) => {
+                self.report_failure(&client);
+                Err(ConnectError::Timeout { endpoint: endpoint(), after })
             }
         }
     }
@@ -233,7 +282,7 @@ impl Connection {
     fn options(&self, endpoint: &str) -> ConnectOptions {
         let config = &self.shared.config;
         let mut options = ConnectOptions::new()
-            .with_connect_timeout(CONNECT_TIMEOUT)
+            .with_connect_timeout(config.timeout.unwrap_or(CONNECT_TIMEOUT))
             .with_keep_alive(KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT)
             .with_keep_alive_while_idle(true)
             .with_require_leader(true);
@@ -257,7 +306,8 @@ impl Connection {
 }
 
 fn bad_endpoint(endpoint: &str, detail: String) -> ConnectError {
-    ConnectError::BadEndpoint { endpoint: endpoint.to_owned(), source: etcd_client::Error::InvalidArgs(detail) }
+    let source = Arc::new(etcd_client::Error::InvalidArgs(detail));
+    ConnectError::BadEndpoint { endpoint: endpoint.to_owned(), source }
 }
 
 /// An endpoint is `http://host:port`, `https://host:port` or, as etcdctl takes it, `host:port`.
@@ -308,5 +358,19 @@ mod tests {
         assert_eq!(connection.current().endpoint_index, 1);
         connection.report_failure(&next);
         assert_eq!(connection.current().endpoint_index, 2);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_one_try_is_told_of_its_failure_and_the_next_call_tries_again() {
+        // With a user, connecting authenticates, and nobody listens there.
+        let user = Some(("root".to_owned(), "secret".to_owned()));
+        let connection = Connection::new(ConnectConfig { user, ..config(&["127.0.0.1:1", "127.0.0.1:2"]) }).unwrap();
+        let tries: [_; 5] = std::array::from_fn(|_| connection.client());
+        for failed in futures_util::future::join_all(tries).await {
+            assert!(matches!(failed, Err(ConnectError::Refused { endpoint, .. }) if endpoint == "127.0.0.1:1"));
+        }
+        assert_eq!(connection.current().generation, 1);
+        let next = connection.client().await;
+        assert!(matches!(next, Err(ConnectError::Refused { endpoint, .. }) if endpoint == "127.0.0.1:2"));
     }
 }

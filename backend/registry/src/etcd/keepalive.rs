@@ -18,7 +18,7 @@ use std::{
 use etcd_client::{LeaseKeepAliveStream, LeaseKeeper, proto::PbLeaseKeepAliveRequest};
 use rollcall_shared::LeaseId;
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, Semaphore, SemaphorePermit, watch},
     time::{Instant, sleep_until, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -29,6 +29,9 @@ use crate::backoff::Backoff;
 /// How many streams a hub opens at most. A follower hands each renewal of a stream on to the leader before it reads
 /// the next one, so that one stream alone would make many leases wait for one another.
 pub const STREAMS_MAX: usize = 4;
+
+/// How many that lost their leases are registered anew at once over one hub: after an outage etcd has other work, too.
+pub const RETURNING_MAX: usize = 64;
 
 /// The longest time between two renewals of a lease, so that one with a TTL of years is known to be lost the same day.
 pub const RENEWAL_INTERVAL_MAX: Duration = Duration::from_hours(1);
@@ -68,6 +71,8 @@ pub struct LeaseKeeping {
 struct Hub {
     connection: Connection,
     shards: Vec<Arc<Shard>>,
+    /// What those that register anew pass through.
+    gate: Semaphore,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
@@ -88,12 +93,28 @@ impl LeaseKeeping {
             tasks.spawn(run(Arc::clone(shard), connection.clone(), cancel.clone()));
         }
         tasks.close();
-        Self { hub: Arc::new(Hub { connection, shards, tasks, cancel }) }
+        let gate = Semaphore::new(RETURNING_MAX);
+        Self { hub: Arc::new(Hub { connection, shards, gate, tasks, cancel }) }
     }
 
     /// The connection the leases are renewed over.
     pub fn connection(&self) -> &Connection {
         &self.hub.connection
+    }
+
+    /// How many leases are kept.
+    pub fn len(&self) -> usize {
+        self.hub.shards.iter().map(|shard| shard.schedule().leases.len()).sum()
+    }
+
+    /// Whether no lease is kept.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Leave to register anew, of which [`RETURNING_MAX`] are given at once. Lasts while what it answers is held.
+    pub(crate) async fn turn(&self) -> SemaphorePermit<'_> {
+        self.hub.gate.acquire().await.expect("it is never closed")
     }
 
     /// Keeps `lease`, granted just now for `granted_ttl_s` seconds, alive until [`Self::release`]. What becomes of it

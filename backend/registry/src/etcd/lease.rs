@@ -1,9 +1,11 @@
 //! What one can do to a lease: grant, ask, renew once, revoke. No state; keeping leases alive is `keepalive`'s.
 
+use std::time::Duration;
+
 use etcd_client::LeaseTimeToLiveOptions;
 use rollcall_shared::LeaseId;
 
-use super::connect::{ConnectError, Connection, EtcdClient, REQUEST_TIMEOUT};
+use super::connect::{ConnectError, Connection, EtcdClient};
 
 /// Why a lease could not be asked or changed.
 #[derive(Debug, thiserror::Error)]
@@ -18,8 +20,8 @@ pub enum LeaseError {
     #[error("etcd: {}", super::connect::describe(.0))]
     Request(#[source] Box<etcd_client::Error>),
     /// No answer in time.
-    #[error("etcd did not answer within {} s", REQUEST_TIMEOUT.as_secs())]
-    Timeout,
+    #[error("etcd did not answer within {} s", .0.as_secs_f64())]
+    Timeout(Duration),
     /// The member that answered leads no more, or not yet, and keeps no time of leases.
     #[error("etcd changes its leader and does not know how much of lease {0} is left")]
     Unsettled(LeaseId),
@@ -40,14 +42,15 @@ pub struct LeaseTerms {
     pub keys: Vec<Vec<u8>>,
 }
 
-/// Runs one request within [`REQUEST_TIMEOUT`], and tells the connection where the member is to blame.
+/// Runs one request within [`Connection::request_timeout`], and tells the connection where the member is to blame.
 async fn request<T>(
     connection: &Connection,
     lease: LeaseId,
     ask: impl AsyncFnOnce(&EtcdClient) -> Result<T, etcd_client::Error>,
 ) -> Result<T, LeaseError> {
     let client = connection.client().await?;
-    match tokio::time::timeout(REQUEST_TIMEOUT, ask(&client)).await {
+    let after = connection.request_timeout();
+    match tokio::time::timeout(after, ask(&client)).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(etcd_client::Error::GRpcStatus(status))) if status.code() == tonic::Code::NotFound => {
             Err(LeaseError::Gone(lease))
@@ -60,7 +63,7 @@ async fn request<T>(
         }
         Err(_) => {
             connection.report_failure(&client);
-            Err(LeaseError::Timeout)
+            Err(LeaseError::Timeout(after))
         }
     }
 }
