@@ -1,14 +1,22 @@
-//! A service registry on etcd: the client library of Rollcall for Rust services. Knows no HTTP.
+#![doc = include_str!("../README.md")]
 //!
+//! # Where what stands
+//! - [`options`] is where to begin: [`Options`] and the [`Registry`] made of them.
+//! - [`registrar`] registers instances and keeps them registered; [`etcd::keepalive`] renews their leases.
+//! - [`discovery`] finds them; [`balance`] chooses among them.
 //! - [`etcd::connect`] holds the connection, [`etcd::source`] lists and watches one prefix, [`etcd::watcher`] makes of
 //!   both one stream that never ends and never loses an event, [`etcd::lease`] asks leases how long they have left.
-//! - [`registrar`] registers instances and keeps them registered; [`etcd::keepalive`] renews their leases.
 
 mod backoff;
 pub mod balance;
 pub mod discovery;
 pub mod etcd;
+pub mod lifecycle;
+pub mod options;
 pub mod registrar;
 
 pub use discovery::{DiscoverError, Discovery, DiscoveryConfig, Instances, LossGuard, Scope, ServiceView, Watcher};
+pub use lifecycle::{Ended, Lifecycle};
+pub use options::{Options, OptionsError, Registry};
 pub use registrar::{RegisterError, Registrar, RegistrarConfig, Registration, RegistrationState};
+pub use rollcall_shared::{FieldError, KeyPrefix, Layout, LeaseId, ServiceInstance};
