@@ -9,6 +9,8 @@ use rollcall_shared::api::{
     ACTS_MAX, Act, ActAnswer, ActResult, BODY_BYTES_MAX, BatchAnswer, EditRequest, InstanceEdit, KeepAlive, Problem,
     RegisterRequest,
 };
+#[cfg(any(test, feature = "js"))]
+use rollcall_shared::{FieldError, ServiceInstance};
 use serde::Deserialize;
 
 use crate::json::{self, Unreadable, Verbatim, quote};
@@ -62,6 +64,39 @@ pub fn batches(acts: &[Act]) -> Vec<&[Act]> {
         parts.push(&acts[start..]);
     }
     parts
+}
+
+/// Instances as a JSON list, each as a record has it.
+#[cfg(any(test, feature = "js"))]
+pub(crate) fn instances<'a>(instances: impl Iterator<Item = &'a ServiceInstance>) -> String {
+    let mut out = String::from("[");
+    for (index, instance) in instances.enumerate() {
+        out.push_str(if index == 0 { "" } else { "," });
+        let mut fields = Fields::open(&mut out);
+        fields.text("id", Some(&instance.id));
+        fields.text("name", Some(&instance.name));
+        fields.text("version", Some(&instance.version));
+        fields.map("metadata", Some(&instance.metadata));
+        fields.list("endpoints", Some(&instance.endpoints));
+        fields.close();
+    }
+    out.push(']');
+    out
+}
+
+/// What is wrong with a request, as a JSON list.
+#[cfg(any(test, feature = "js"))]
+pub(crate) fn errors(errors: &[FieldError]) -> String {
+    let mut out = String::from("[");
+    for (index, error) in errors.iter().enumerate() {
+        out.push_str(if index == 0 { "" } else { "," });
+        let mut fields = Fields::open(&mut out);
+        fields.text("pointer", Some(&error.pointer));
+        fields.text("detail", Some(&error.detail));
+        fields.close();
+    }
+    out.push(']');
+    out
 }
 
 /// Reads what `acts` were answered.
@@ -296,6 +331,23 @@ mod tests {
         }
         for acts in [acts(), Vec::new()] {
             assert_eq!(parsed(&batch(&acts)), serde_json::to_value(BatchRequest { acts }).unwrap());
+        }
+    }
+
+    #[test]
+    fn lists_are_written_as_serde_writes_them() {
+        let instance = ServiceInstance {
+            id: "i\"1".into(),
+            name: "支付".into(),
+            version: "v\\1".into(),
+            metadata: metadata(),
+            endpoints: vec!["http://a:1".into(), "grpc://a:2".into()],
+        };
+        for list in [vec![], vec![instance.clone()], vec![instance, ServiceInstance::default()]] {
+            assert_eq!(parsed(&instances(list.iter())), serde_json::to_value(&list).unwrap());
+        }
+        for list in [vec![], vec![FieldError::new("/a/0", "b\n"), FieldError::new("", "")]] {
+            assert_eq!(parsed(&errors(&list)), serde_json::to_value(&list).unwrap());
         }
     }
 

@@ -1,10 +1,18 @@
 //! The registry client for WebAssembly: the verbs of the API over HTTP, and the stream of events.
 //!
 //! Owns: addresses, requests and the stream's line. Must not know: how anything is shown, or how events fold.
+//!
+//! With its feature `js` it is what the npm package in `npm/` is built around, for JavaScript in browsers, workers and Node.
 
 mod acts;
 mod events;
+#[cfg(feature = "js")]
+mod js;
 mod json;
+#[cfg(any(test, feature = "js"))]
+mod line;
+#[cfg(any(test, feature = "js"))]
+mod sse;
 
 use gloo_net::http::{Request, RequestBuilder, Response};
 use rollcall_shared::{
