@@ -9,7 +9,8 @@ use std::{
 };
 
 use rollcall_tests::{
-    Etcd, Process, etcd::free_port, eventually, process::children, process::is_running, seconds, server::rollcall,
+    Etcd, FaultProxy, Process, etcd::free_port, eventually, process::children, process::is_running, seconds,
+    server::rollcall,
 };
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -34,14 +35,14 @@ fn command(etcd: &str, args: &[&str]) -> Command {
 
 async fn endpoints(etcd: &Etcd, key: &str) -> Vec<String> {
     etcd.key_stands(key, true, seconds(15)).await;
-    let value: Value = serde_json::from_slice(&etcd.get(key).await.expect("it stands")).unwrap();
-    value["endpoints"].as_array().unwrap().iter().map(|url| url.as_str().unwrap().to_owned()).collect()
+    let value: Value = serde_json::from_slice(&etcd.get(key).await.expect("it stands")).expect("it is JSON");
+    serde_json::from_value(value["endpoints"].clone()).expect("they are texts")
 }
 
 /// Answers every request on `listener` with what `status` holds.
 async fn answer(listener: TcpListener, status: tokio::sync::watch::Receiver<u16>) {
-    listener.set_nonblocking(true).unwrap();
-    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    listener.set_nonblocking(true).expect("it is a socket");
+    let listener = tokio::net::TcpListener::from_std(listener).expect("tokio runs");
     while let Ok((mut stream, _)) = listener.accept().await {
         let status = *status.borrow();
         tokio::spawn(async move {
@@ -152,7 +153,7 @@ async fn what_cannot_be_is_refused_in_one_line() {
         (&["--endpoint", "http://:"], "endpoints"),
         (&["--check", "8080"], "http://:8080/healthz"),
         (&["--check", "https://:8443/healthz"], "tcp://"),
-        (&["--check", "http://:0/"], "port"),
+        (&["--check", "http://:0/"], "http://:0/"),
         (&["--check", "tcp://:80", "--check-interval", "0s"], "--check-interval"),
         (&["--check", "tcp://:80", "--check-failures", "0"], "--check-failures"),
         (&["--drain", "soon"], "--drain"),
@@ -175,11 +176,17 @@ fn trap(etcd: &Etcd, then: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_deregistered_before_the_command_is_told_to_end() {
     let etcd = Etcd::spawn().await;
+    let line = FaultProxy::to(&etcd.address()).await;
     let script = trap(&etcd, "exit 5");
-    let mut job = start(command(&etcd.url(), &["--", "sh", "-c", &script]));
+    let mut job = start(command(&line.url(), &["--", "sh", "-c", &script]));
     job.stdout_line("the command runs", seconds(10), |line| (line == "up").then_some(())).await;
     etcd.key_stands(KEY, true, seconds(15)).await;
+    // Deregistering takes a while.
+    line.stall();
     job.signal("TERM");
+    tokio::time::sleep(seconds(1)).await;
+    assert_eq!(job.stdout(), ["up"], "the command was told first");
+    line.heal();
     assert_eq!(job.ended(seconds(10)).await.code(), Some(5));
     assert_eq!(job.stdout(), ["up", "told []"], "{:?}", job.stderr());
 }
@@ -322,7 +329,9 @@ fn as_first_process(etcd: &str, args: &[&str]) -> Command {
 async fn as_the_first_process_of_a_container_it_reaps_and_passes_on() {
     let probe = Command::new("unshare").args(["--pid", "--fork", "true"]).stderr(Stdio::null()).status();
     let probe_user = Command::new("unshare").args(["--user", "--pid", "--fork", "true"]).stderr(Stdio::null()).status();
-    let may = |status: &std::io::Result<std::process::ExitStatus>| status.as_ref().is_ok_and(|status| status.success());
+    let may = |status: &std::io::Result<std::process::ExitStatus>| {
+        status.as_ref().is_ok_and(std::process::ExitStatus::success)
+    };
     assert!(
         may(&probe) || may(&probe_user),
         "this test makes a namespace of processes: run it as root, or `sysctl kernel.unprivileged_userns_clone=1`"

@@ -87,23 +87,20 @@ pub fn parse_check(text: &str) -> Result<Check, String> {
         }
         _ => return Err(wanted()),
     }
-    // A URL needs a host to be read; this one's name also is what the program is asked by.
-    let (host, whole) = if rest.starts_with(':') {
-        (Host::This, format!("http://localhost{rest}"))
-    } else {
-        (Host::Named(String::new()), format!("http://{rest}"))
-    };
+    let here = rest.starts_with(':');
+    // A URL needs a host to be read; what listens here is asked by this one.
+    let whole = format!("http://{}{rest}", if here { "localhost" } else { "" });
     let uri: Uri = whole.parse().map_err(|_| wanted())?;
-    let authority = uri.authority().filter(|authority| !authority.as_str().contains('@')).ok_or_else(wanted)?;
-    if authority.host().is_empty() || authority.port().is_some_and(|port| port.as_str().parse() != Ok(port.as_u16())) {
-        return Err(wanted());
-    }
-    let host = match host {
-        Host::This => Host::This,
-        Host::Named(_) => Host::Named(authority.host().trim_matches(['[', ']']).to_owned()),
+    let authority = uri.authority().filter(|authority| !authority.host().is_empty()).ok_or_else(wanted)?;
+    let host = if here { Host::This } else { Host::Named(authority.host().trim_matches(['[', ']']).to_owned()) };
+    // Credentials, which stand before the host, are none of a check's business.
+    let port = match authority.as_str().strip_prefix(authority.host()).ok_or_else(wanted)? {
+        "" if scheme == "http" => HTTP_PORT,
+        "" => return Err(format!("{text:?} names no port")),
+        port => {
+            port.strip_prefix(':').and_then(|port| port.parse().ok()).filter(|port| *port > 0).ok_or_else(wanted)?
+        }
     };
-    let port = authority.port_u16().or((scheme == "http").then_some(HTTP_PORT)).filter(|port| *port > 0);
-    let port = port.ok_or_else(|| format!("{text:?} names no port"))?;
     let path_and_query = uri.path_and_query().map_or("/", |path| path.as_str());
     let how = match scheme {
         "http" => How::Get { path_and_query: path_and_query.to_owned(), authority: authority.to_string() },
