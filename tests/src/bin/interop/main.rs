@@ -1,0 +1,115 @@
+//! `cargo xtask interop`: services on the real Go frameworks and ours, on one real etcd, in a table.
+//!
+//! Owns the order of what is measured and what the process says and ends with. The programs it meets stand in
+//! `tests/interop/`.
+
+mod callers;
+mod fates;
+mod framework;
+mod meet;
+mod ours;
+mod table;
+mod theirs;
+
+use std::process::ExitCode;
+
+use framework::{FRAMEWORKS, Framework};
+use futures_util::future::join_all;
+use rollcall_tests::Etcd;
+use table::{Cell, Table};
+use tokio::time::Instant;
+
+const HELP: &str = "\
+interop [--quick] [NAME…]
+
+Registers, finds and calls across our registry client and each framework NAME (all of them without one), on a real etcd,
+and prints what was seen as Markdown; ends with 1 where a cell is not as it should be. --quick leaves out what takes
+longer than half a minute.";
+
+struct Request {
+    quick: bool,
+    frameworks: Vec<Framework>,
+}
+
+fn parse(args: &[String]) -> Result<Request, String> {
+    let mut request = Request { quick: false, frameworks: Vec::new() };
+    for arg in args {
+        match arg.as_str() {
+            "--quick" => request.quick = true,
+            "--help" | "-h" => return Err(HELP.to_owned()),
+            name => request.frameworks.push(Framework::named(name).ok_or_else(|| {
+                let names: Vec<&str> = FRAMEWORKS.iter().map(|framework| framework.name).collect();
+                format!("there is no {name:?}; there are {}", names.join(", "))
+            })?),
+        }
+    }
+    if request.frameworks.is_empty() {
+        request.frameworks = FRAMEWORKS.to_vec();
+    }
+    Ok(request)
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    // Started by itself, as an instance of ours that can be killed.
+    if let Some(("greeter", rest)) = args.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return match ours::greeter(rest).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                eprintln!("greeter: {why}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let request = match parse(&args) {
+        Ok(request) => request,
+        Err(why) => {
+            eprintln!("{why}");
+            return ExitCode::from(2);
+        }
+    };
+    let start = Instant::now();
+    let tables = run(&request).await;
+    let mut wrong = Vec::new();
+    for table in &tables {
+        println!("{}", table.markdown());
+        wrong.extend(table.wrong());
+    }
+    eprintln!("interop: {:.0} s", start.elapsed().as_secs_f64());
+    for cell in &wrong {
+        eprintln!("interop: {cell}");
+    }
+    if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn run(request: &Request) -> Vec<Table> {
+    let frameworks = &request.frameworks;
+    let etcd = Etcd::spawn().await;
+    let mut meetings = Table::new("framework", &meet::COLUMNS);
+    eprintln!("interop: finding and calling each other");
+    for framework in frameworks {
+        meetings.row(framework.title, meet::meet(framework, &etcd).await);
+    }
+    eprintln!("interop: departures, as their callers see them");
+    let mut departures = Vec::new();
+    // A few at a time: each calls as fast as a user would, and what is counted are failures.
+    for some in frameworks.chunks(3) {
+        departures.extend(join_all(some.iter().map(|framework| callers::of(framework, &etcd))).await);
+    }
+    eprintln!("interop: what becomes of theirs");
+    let each = join_all(frameworks.iter().map(|framework| fates::of(framework, &etcd, request.quick)));
+    let left_out = || vec![Cell::Not("left out by --quick".to_owned()); frameworks.len()];
+    let away = async |outage| if request.quick { left_out() } else { fates::away(frameworks, outage).await };
+    let (each, short, long) = tokio::join!(each, away(fates::SHORT_OUTAGE), away(fates::LONG_OUTAGE));
+    let mut becoming = Table::new("framework", &fates::COLUMNS);
+    for (framework, ((mut cells, short), long)) in frameworks.iter().zip(each.into_iter().zip(short).zip(long)) {
+        cells.extend([short, long]);
+        becoming.row(framework.title, cells);
+    }
+    let mut noticed = Table::new("framework", &callers::COLUMNS);
+    for (framework, cells) in frameworks.iter().zip(departures) {
+        noticed.row(framework.title, cells);
+    }
+    vec![meetings, noticed, becoming]
+}
