@@ -41,14 +41,18 @@ func (a *answer) Unmarshal(in []byte) error {
 	return proto.Unmarshal(in, a.message)
 }
 
+type greeting interface {
+	greet(*hello.HelloRequest) *hello.HelloReply
+}
+
 type greeter struct{ args line.Args }
 
-func (g greeter) greet(in *hello.HelloRequest) *hello.HelloReply {
+func (g *greeter) greet(in *hello.HelloRequest) *hello.HelloReply {
 	return &hello.HelloReply{Message: g.args.Greeting(in.GetName())}
 }
 
 func handle(_ context.Context, handler, asked, told any) error {
-	g := handler.(greeter)
+	g := handler.(greeting)
 	switch asked := asked.(type) {
 	case *streaming.Args:
 		in := new(hello.HelloRequest)
@@ -67,7 +71,7 @@ func handle(_ context.Context, handler, asked, told any) error {
 func service() *serviceinfo.ServiceInfo {
 	return &serviceinfo.ServiceInfo{
 		ServiceName:  "Greeter",
-		HandlerType:  (*greeter)(nil),
+		HandlerType:  (*greeting)(nil),
 		PayloadCodec: serviceinfo.Protobuf,
 		Extra:        map[string]any{"PackageName": "helloworld"},
 		Methods: map[string]serviceinfo.MethodInfo{
@@ -89,7 +93,7 @@ func main() {
 		line.Must(err)
 		running := server.NewServer(server.WithServiceAddr(address), server.WithRegistry(registry),
 			server.WithServerBasicInfo(&rpcinfo.EndpointBasicInfo{ServiceName: args.Name, Tags: map[string]string{"zone": "a<b>&c"}}))
-		line.Must(running.RegisterService(service(), greeter{args: args}))
+		line.Must(running.RegisterService(service(), &greeter{args: args}))
 		line.Must(running.Run())
 	case "call":
 		resolver, err := etcd.NewEtcdResolver([]string{args.Etcd})
