@@ -25,7 +25,7 @@ const SOURCES: [&str; 7] =
 /// Builds `dist/`, where its sources changed since it was built last.
 pub fn build(machine: &mut Machine) -> Outcome<()> {
     let stamp = machine.target().join("xtask").join("dist.stamp");
-    let state = state_of_sources(machine.root())?;
+    let state = state_of_sources(machine.root(), &SOURCES)?;
     let dist = machine.root().join("dist");
     if dist.join("index.html").is_file() && fs::read_to_string(&stamp).is_ok_and(|built| built == state) {
         step::skip("the dashboard");
@@ -52,9 +52,9 @@ pub fn build(machine: &mut Machine) -> Outcome<()> {
 }
 
 /// A line that changes whenever a source comes, goes or changes.
-fn state_of_sources(root: &Path) -> Outcome<String> {
+pub fn state_of_sources(root: &Path, sources: &[&str]) -> Outcome<String> {
     let mut files = Vec::new();
-    for source in SOURCES {
+    for source in sources {
         walk(&root.join(source), &mut files)?;
     }
     files.sort();

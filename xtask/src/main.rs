@@ -5,6 +5,7 @@
 
 mod dist;
 mod machine;
+mod npm;
 mod split;
 mod step;
 mod tools;
@@ -19,6 +20,7 @@ cargo xtask VERB
 
   run [ARG…]            install what is missing, build, start `rollcall dev --demo ARG…`; Ctrl-C stops it
   build                 the dashboard into dist/, then target/release/rollcall with the dashboard inside
+  npm                   the registry client for JavaScript as an npm package, into target/npm/rollcall/
   test [--long] [NAME]  every test whose name holds NAME (all of them without one): unit, property, integration
                         with a real etcd, and the page in a real browser; --long also the slow ones
   bench [--quick] [NAME]
@@ -31,9 +33,9 @@ cargo xtask VERB
   lint                  rustfmt and clippy, natively and for WebAssembly
   help                  this
 
-What is missing (the wasm target, trunk, wasm-bindgen, wasm-split-cli, protoc, etcd, for tests a Chromium and
-axe-core) is installed where that can be done without asking: tools into ~/.cache/rollcall/tools, packages by apt-get
-on Debian. Elsewhere it says which command installs it.";
+What is missing (the wasm target, trunk, wasm-bindgen, wasm-split-cli, protoc, etcd, for tests a Chromium, axe-core
+and TypeScript) is installed where that can be done without asking: tools into ~/.cache/rollcall/tools, packages by
+apt-get on Debian. Elsewhere, and for Node, it says which command installs it.";
 
 /// How many random sequences each property test tries in a long run.
 const LONG_CASES: &str = "100000";
@@ -46,6 +48,7 @@ const BENCHES: [&str; 10] =
 enum Verb {
     Help,
     Build,
+    Npm,
     Run(Vec<String>),
     Test { long: bool, filter: Option<String> },
     Bench { names: Vec<String>, quick: bool },
@@ -55,7 +58,9 @@ enum Verb {
 
 fn parse(args: &[String]) -> Result<Verb, String> {
     let Some((verb, rest)) = args.split_first() else {
-        return Err("which verb? One of run, build, test, bench, faults, lint; `cargo xtask help` says more".into());
+        return Err(
+            "which verb? One of run, build, npm, test, bench, faults, lint; `cargo xtask help` says more".into()
+        );
     };
     let none = |verb: Verb| match rest {
         [] => Ok(verb),
@@ -64,6 +69,7 @@ fn parse(args: &[String]) -> Result<Verb, String> {
     match verb.as_str() {
         "help" | "--help" | "-h" => Ok(Verb::Help),
         "build" => none(Verb::Build),
+        "npm" => none(Verb::Npm),
         "lint" => none(Verb::Lint),
         "run" => Ok(Verb::Run(rest.to_vec())),
         "faults" => Ok(Verb::Faults(rest.to_vec())),
@@ -97,7 +103,9 @@ fn parse(args: &[String]) -> Result<Verb, String> {
             }
             Ok(Verb::Bench { names, quick: !flags.is_empty() })
         }
-        unknown => Err(format!("there is no `{unknown}`; there are run, build, test, bench, faults, lint and help")),
+        unknown => {
+            Err(format!("there is no `{unknown}`; there are run, build, npm, test, bench, faults, lint and help"))
+        }
     }
 }
 
@@ -128,6 +136,10 @@ fn perform(verb: Verb) -> Outcome<ExitCode> {
     match verb {
         Verb::Help => {}
         Verb::Build => build(&mut machine)?,
+        Verb::Npm => {
+            let package = npm::build(&mut machine)?;
+            step::say(&format!("the npm package is in {}", package.display()));
+        }
         Verb::Run(args) => {
             tools::etcd(&machine)?;
             build(&mut machine)?;
@@ -139,9 +151,16 @@ fn perform(verb: Verb) -> Outcome<ExitCode> {
         Verb::Test { long, filter } => {
             tools::etcd(&machine)?;
             tools::browser(&machine)?;
-            let axe = tools::axe(&machine);
+            if let Err(Failure(why)) = tools::node(&machine) {
+                step::say(&why);
+            }
+            let fetched = [
+                ("ROLLCALL_AXE", tools::axe(&machine)),
+                ("ROLLCALL_TSC", tools::typescript(&machine)),
+                ("ROLLCALL_NPM", npm::build(&mut machine)),
+            ];
             build(&mut machine)?;
-            return Ok(test(&machine, long, filter.as_deref(), axe));
+            return Ok(test(&machine, long, filter.as_deref(), fetched));
         }
         Verb::Bench { names, quick } => {
             tools::etcd(&machine)?;
@@ -171,18 +190,24 @@ fn build(machine: &mut Machine) -> Outcome<()> {
 const NATIVE: [&str; 7] =
     ["--workspace", "--exclude", "rollcall-dashboard", "--exclude", "rollcall-client", "--exclude", "wasm-streams"];
 
-fn test(machine: &Machine, long: bool, filter: Option<&str>, axe: Outcome<PathBuf>) -> ExitCode {
+fn test<const N: usize>(
+    machine: &Machine,
+    long: bool,
+    filter: Option<&str>,
+    fetched: [(&str, Outcome<PathBuf>); N],
+) -> ExitCode {
     let mut failed = Vec::new();
-    // Without it the tests that need it fail, and every other says what it has to say.
-    let axe = axe.inspect_err(|Failure(why)| step::say(why)).ok();
+    // Without one of these the tests that need it fail, and every other says what it has to say.
+    let fetched: Vec<(&str, PathBuf)> = fetched
+        .into_iter()
+        .filter_map(|(name, path)| Some((name, path.inspect_err(|Failure(why)| step::say(why)).ok()?)))
+        .collect();
     let page = ["--package", "rollcall-client", "--package", "rollcall-dashboard"];
     for (what, packages) in [("every native test", &NATIVE[..]), ("what the page decides, natively", &page)] {
         let mut cargo = machine.cargo();
         cargo.args(["test", "--locked", "--no-fail-fast"]).args(packages);
         cargo.args(filter).env("ROLLCALL_BIN", machine.binary());
-        if let Some(axe) = &axe {
-            cargo.env("ROLLCALL_AXE", axe);
-        }
+        cargo.envs(fetched.iter().map(|(name, path)| (name, path)));
         // Most of a test with a real etcd is waiting for a lease or a timeout: more of them than there are cores.
         if std::env::var_os("RUST_TEST_THREADS").is_none() {
             cargo.env("RUST_TEST_THREADS", "4");
@@ -251,5 +276,9 @@ fn lint(machine: &mut Machine) -> Outcome<()> {
     wasm.args(["clippy", "--package", "rollcall-client", "--package", "rollcall-dashboard"]);
     wasm.args(["--features", "rollcall-dashboard/split"]);
     wasm.args(["--target", tools::WASM_TARGET, "--locked", "--", "-D", "warnings"]);
-    step::run("clippy, for WebAssembly", wasm)
+    step::run("clippy, for WebAssembly", wasm)?;
+    let mut face = machine.cargo();
+    face.args(["clippy", "--package", "rollcall-client", "--features", "js"]);
+    face.args(["--target", tools::WASM_TARGET, "--locked", "--", "-D", "warnings"]);
+    step::run("clippy, of the npm package", face)
 }

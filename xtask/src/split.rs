@@ -120,7 +120,7 @@ fn join(binding: &str, loader: &str) -> Outcome<String> {
 }
 
 /// A line of a script, without what only people read.
-fn push(script: &mut String, line: &str) {
+pub fn push(script: &mut String, line: &str) {
     let line = line.trim();
     let is_comment =
         line.starts_with("//") || line.starts_with("/*") || line.starts_with("* ") || line == "*/" || line == "*";

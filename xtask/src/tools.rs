@@ -50,9 +50,14 @@ fn wasm_std_stands(machine: &Machine) -> bool {
 /// trunk, wasm-bindgen and wasm-split-cli, each at the one version that fits.
 pub fn page_tools(machine: &mut Machine) -> Outcome<()> {
     cargo_tool(machine, "trunk", "trunk", TRUNK_VERSION, true)?;
-    let version = machine.locked_version("wasm-bindgen")?;
-    cargo_tool(machine, "wasm-bindgen-cli", "wasm-bindgen", &version, false)?;
+    wasm_bindgen(machine)?;
     wasm_split(machine)
+}
+
+/// wasm-bindgen, at the lock file's version.
+pub fn wasm_bindgen(machine: &mut Machine) -> Outcome<()> {
+    let version = machine.locked_version("wasm-bindgen")?;
+    cargo_tool(machine, "wasm-bindgen-cli", "wasm-bindgen", &version, false)
 }
 
 fn cargo_tool(machine: &mut Machine, package: &str, program: &str, version: &str, locked: bool) -> Outcome<()> {
@@ -165,26 +170,51 @@ pub fn browser(machine: &Machine) -> Outcome<()> {
     )
 }
 
-/// axe-core, which the tests look at the page with: the version and checksum of `tests/assets/axe`, from npm's registry
-/// as its user has it set.
+/// Node, which runs the npm package in tests. Debian 12 has 18, which is too old to be installed unasked.
+pub fn node(machine: &Machine) -> Outcome<()> {
+    const WANTED: u32 = 20;
+    let mut node = machine.command("node");
+    node.arg("--version");
+    let found = on_path("node").and_then(|_| step::output(node).ok()).unwrap_or_default();
+    let major = found.trim().trim_start_matches('v').split('.').next().and_then(|major| major.parse::<u32>().ok());
+    if major.is_some_and(|major| major >= WANTED) {
+        return Ok(());
+    }
+    let what = if major.is_some() { "too old" } else { "missing" };
+    Err(Failure(format!(
+        "Node >= {WANTED} is {what}, which runs the npm package: `apt-get install nodejs npm` from Debian 13 on (12 has 18), \
+         `brew install node`, or https://nodejs.org"
+    )))
+}
+
+/// axe-core, which the tests look at the page with: the version and checksum of `tests/assets/axe`.
 pub fn axe(machine: &Machine) -> Outcome<PathBuf> {
-    let pinned = machine.root().join("tests").join("assets").join("axe");
-    let package =
-        fs::read_to_string(pinned.join("package.json")).map_err(|error| Failure(format!("axe-core: {error}")))?;
-    let version = package
-        .split_once("\"axe-core\": \"")
+    npm_package(machine, "axe", "axe-core", &["axe.min.js"])
+}
+
+/// TypeScript's compiler, which the tests check the npm package's types with: as `tests/assets/typescript` has it.
+pub fn typescript(machine: &Machine) -> Outcome<PathBuf> {
+    npm_package(machine, "typescript", "typescript", &["lib", "tsc.js"])
+}
+
+/// A file of a package from npm's registry as its user has it set, pinned by `tests/assets/PINNED`.
+fn npm_package(machine: &Machine, pinned: &str, package: &str, file: &[&str]) -> Outcome<PathBuf> {
+    let pinned = machine.root().join("tests").join("assets").join(pinned);
+    let manifest =
+        fs::read_to_string(pinned.join("package.json")).map_err(|error| Failure(format!("{package}: {error}")))?;
+    let version = manifest
+        .split_once(&format!("\"{package}\": \""))
         .and_then(|(_, rest)| rest.split('"').next())
-        .ok_or_else(|| Failure(format!("{} names no axe-core", pinned.display())))?;
-    let root = tools_dir()?.join(format!("axe-core-{version}"));
-    let axe = root.join("node_modules").join("axe-core").join("axe.min.js");
-    if axe.is_file() {
-        return Ok(axe);
+        .ok_or_else(|| Failure(format!("{} names no {package}", pinned.display())))?;
+    let root = tools_dir()?.join(format!("{package}-{version}"));
+    let wanted = file.iter().fold(root.join("node_modules").join(package), |path, part| path.join(part));
+    if wanted.is_file() {
+        return Ok(wanted);
     }
     if on_path("npm").is_none() {
-        return Err(Failure(
-            "npm is missing, which fetches axe-core: `apt-get install npm`, `brew install node`, or https://nodejs.org"
-                .into(),
-        ));
+        return Err(Failure(format!(
+            "npm is missing, which fetches {package}: `apt-get install npm`, `brew install node`, or https://nodejs.org"
+        )));
     }
     let copied = fs::create_dir_all(&root).and_then(|()| {
         ["package.json", "package-lock.json"]
@@ -195,8 +225,8 @@ pub fn axe(machine: &Machine) -> Outcome<PathBuf> {
     // It compares what it gets with the checksum in the lock file.
     let mut npm = machine.command("npm");
     npm.current_dir(&root).args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]);
-    step::run(&format!("installing axe-core {version} into {}", root.display()), npm)?;
-    Ok(axe)
+    step::run(&format!("installing {package} {version} into {}", root.display()), npm)?;
+    Ok(wanted)
 }
 
 fn packages(machine: &Machine, programs: &[&str], debian: &[&str], elsewhere: &str) -> Outcome<()> {
