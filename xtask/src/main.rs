@@ -4,6 +4,7 @@
 //! seconds. Must not know: anything of what the program does.
 
 mod dist;
+mod interop;
 mod machine;
 mod npm;
 mod split;
@@ -30,6 +31,10 @@ cargo xtask VERB
   faults [--seed N] [--rounds N] [FAULT…]
                         the stream under every fault, on real processes, each round with a seed of its own; `causes`
                         counts what is said of planted departures; --help lists the faults
+  interop [--quick] [NAME…]
+                        our client and services on the real Go frameworks: found, called, killed and outlived, as a
+                        table; wants a Go. kratos, kratos3, gomicro5, gomicro2, gokit, naming, gozero, kitex, hertz,
+                        kratos-story; --quick leaves out what waits for long
   lint                  rustfmt and clippy, natively and for WebAssembly
   help                  this
 
@@ -53,13 +58,15 @@ enum Verb {
     Test { long: bool, filter: Option<String> },
     Bench { names: Vec<String>, quick: bool },
     Faults(Vec<String>),
+    Interop { names: Vec<String>, quick: bool },
     Lint,
 }
 
 fn parse(args: &[String]) -> Result<Verb, String> {
     let Some((verb, rest)) = args.split_first() else {
         return Err(
-            "which verb? One of run, build, npm, test, bench, faults, lint; `cargo xtask help` says more".into()
+            "which verb? One of run, build, npm, test, bench, faults, interop, lint; `cargo xtask help` says more"
+                .into(),
         );
     };
     let none = |verb: Verb| match rest {
@@ -103,9 +110,21 @@ fn parse(args: &[String]) -> Result<Verb, String> {
             }
             Ok(Verb::Bench { names, quick: !flags.is_empty() })
         }
-        unknown => {
-            Err(format!("there is no `{unknown}`; there are run, build, npm, test, bench, faults, lint and help"))
+        "interop" => {
+            let (flags, names): (Vec<String>, Vec<String>) = rest.iter().cloned().partition(|arg| arg.starts_with('-'));
+            if let Some(flag) = flags.iter().find(|flag| *flag != "--quick") {
+                return Err(format!("`interop` knows no `{flag}`; it takes --quick and frameworks' names"));
+            }
+            let known = |name: &String| name == interop::STORY || interop::PROGRAMS.contains(&name.as_str());
+            if let Some(name) = names.iter().find(|name| !known(name)) {
+                let all = interop::PROGRAMS.join(", ");
+                return Err(format!("`interop` knows no `{name}`; there are {all} and {}", interop::STORY));
+            }
+            Ok(Verb::Interop { names, quick: !flags.is_empty() })
         }
+        unknown => Err(format!(
+            "there is no `{unknown}`; there are run, build, npm, test, bench, faults, interop, lint and help"
+        )),
     }
 }
 
@@ -172,6 +191,7 @@ fn perform(verb: Verb) -> Outcome<ExitCode> {
             build(&mut machine)?;
             return faults(&machine, &args);
         }
+        Verb::Interop { names, quick } => return interop::run(&mut machine, &names, quick),
         Verb::Lint => lint(&mut machine)?,
     }
     Ok(ExitCode::SUCCESS)
