@@ -35,6 +35,8 @@ pub struct Etcd {
     data: PathBuf,
     name: String,
     client_port: u16,
+    /// A second door, by TLS alone.
+    secure_port: Option<u16>,
     peer_port: u16,
     /// `--initial-cluster`: every member with its peer URL.
     cluster: String,
@@ -117,6 +119,33 @@ impl Etcd {
         panic!("etcd ended {SPAWN_TRIES} times right after its start");
     }
 
+    /// Starts one that is also reached by TLS, at [`Etcd::secure_url`]: with that certificate and key, for clients whose
+    /// own certificate the authority signed. All are files in PEM.
+    pub async fn spawn_secure(certificate: &Path, key: &Path, authority: &Path) -> Self {
+        let path = |file: &Path| file.to_str().expect("a path of one's own is UTF-8").to_owned();
+        let (certificate, key, authority) = (path(certificate), path(key), path(authority));
+        for _ in 0..SPAWN_TRIES {
+            let mut etcd = Self::unstarted(
+                "test",
+                &[
+                    "--cert-file",
+                    &certificate,
+                    "--key-file",
+                    &key,
+                    "--trusted-ca-file",
+                    &authority,
+                    "--client-cert-auth",
+                ],
+            );
+            etcd.secure_port = Some(free_port());
+            etcd.launch();
+            if etcd.answers().await {
+                return etcd;
+            }
+        }
+        panic!("etcd ended {SPAWN_TRIES} times right after its start");
+    }
+
     fn unstarted(name: &str, args: &[&str]) -> Self {
         // A folder in memory, where there is one: the disk's fsync is none of these tests' business.
         let shared_memory = Path::new("/dev/shm");
@@ -128,6 +157,7 @@ impl Etcd {
             folder,
             name: name.to_owned(),
             client_port: free_port(),
+            secure_port: None,
             peer_port: free_port(),
             cluster: String::new(),
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
@@ -143,7 +173,7 @@ impl Etcd {
         command
             .args(["--name", &self.name, "--data-dir"])
             .arg(&self.data)
-            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-client-urls", &self.listen_urls(), "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &self.cluster])
             .args(["--logger", "zap", "--log-level", "warn"])
@@ -171,6 +201,16 @@ impl Etcd {
     /// Where clients reach it.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.client_port)
+    }
+
+    /// Where clients reach it by TLS.
+    pub fn secure_url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.secure_port.expect("it was started with `spawn_secure`"))
+    }
+
+    fn listen_urls(&self) -> String {
+        let secure = self.secure_port.map(|port| format!(",https://127.0.0.1:{port}"));
+        self.url() + &secure.unwrap_or_default()
     }
 
     /// Where clients reach it, without the scheme.
