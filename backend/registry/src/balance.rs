@@ -308,10 +308,11 @@ impl<T> Balancer<T> {
         ejected
     }
 
-    /// The addresses whose time of being left out is over, to be tried now, and when the next one's will be. Each is
-    /// given out once, and stays left out until [`Self::tried`] says how its trial went.
-    pub fn due(&self, now: Instant) -> (Vec<Arc<Node<T>>>, Option<Instant>) {
-        self.standings().due(now)
+    /// Those of the addresses whose time of being left out is over, to be tried now, and when the next one's will be (or
+    /// was, where more than `most` are due). Each is given out once, and stays left out until [`Self::tried`] says how its
+    /// trial went.
+    pub fn due(&self, most: usize, now: Instant) -> (Vec<Arc<Node<T>>>, Option<Instant>) {
+        self.standings().due(most, now)
     }
 
     /// How the trial of an address went: it takes calls again, or is left out for longer than before.

@@ -9,6 +9,8 @@
 
 mod backoff;
 pub mod balance;
+#[cfg(any(feature = "grpc", feature = "http"))]
+pub mod call;
 pub mod discovery;
 pub mod etcd;
 pub mod lifecycle;

@@ -129,12 +129,12 @@ impl<T> Standings<T> {
         true
     }
 
-    pub(super) fn due(&mut self, now: Instant) -> (Vec<Arc<Node<T>>>, Option<Instant>) {
+    pub(super) fn due(&mut self, most: usize, now: Instant) -> (Vec<Arc<Node<T>>>, Option<Instant>) {
         let mut due = Vec::new();
         let mut next: Option<Instant> = None;
         for standing in &mut self.all {
             match standing.health {
-                Health::Ejected(until) if until <= now => {
+                Health::Ejected(until) if until <= now && due.len() < most => {
                     standing.health = Health::OnTrial;
                     due.push(Arc::clone(&standing.node));
                 }

@@ -86,12 +86,12 @@ fn who_refuses_is_left_out_and_comes_back_by_a_trial() {
         assert!(!balancer.report(&a, Outcome::Refused, now), "once is enough");
         assert_eq!(picks(&balancer, 10), counts(&[("b", 10)]));
 
-        let (due, next) = balancer.due(now);
+        let (due, next) = balancer.due(8, now);
         assert!(due.is_empty());
         now = next.expect("the time is set");
-        let (due, next) = balancer.due(now);
+        let (due, next) = balancer.due(8, now);
         assert_eq!((due.len(), next), (1, None));
-        assert!(balancer.due(now).0.is_empty(), "a trial is made once");
+        assert!(balancer.due(8, now).0.is_empty(), "a trial is made once");
         assert_eq!(picks(&balancer, 10), counts(&[("b", 10)]), "calls do not make the trial");
         balancer.tried(&a, true, now);
         assert_eq!(picks(&balancer, 1_000).len(), 2);
@@ -107,24 +107,24 @@ fn who_keeps_refusing_is_left_out_for_longer_up_to_a_bound() {
     balancer.report(&a, Outcome::Refused, now);
     let mut bound = EJECTION_MIN;
     for _ in 0..10 {
-        let (_, next) = balancer.due(now);
+        let (_, next) = balancer.due(8, now);
         let rest = next.expect("it is left out") - now;
         assert!(rest >= bound.mul_f64(0.74) && rest <= bound, "{rest:?} of {bound:?}");
         bound = (bound * 2).min(EJECTION_MAX);
         now += rest;
-        assert_eq!(balancer.due(now).0.len(), 1);
+        assert_eq!(balancer.due(8, now).0.len(), 1);
         balancer.tried(&a, false, now);
     }
     assert_eq!(bound, EJECTION_MAX);
 
     // Back for a moment is not back for good; back for long is.
     for (after, bound) in [(Duration::from_secs(1), EJECTION_MAX), (EJECTION_MAX, EJECTION_MIN)] {
-        now = balancer.due(now).1.unwrap_or(now);
-        balancer.due(now);
+        now = balancer.due(8, now).1.unwrap_or(now);
+        balancer.due(8, now);
         balancer.tried(&a, true, now);
         now += after;
         assert!(balancer.report(&a, Outcome::Refused, now));
-        let rest = balancer.due(now).1.expect("it is left out") - now;
+        let rest = balancer.due(8, now).1.expect("it is left out") - now;
         assert!(rest <= bound && rest >= bound.mul_f64(0.74), "{rest:?} of {bound:?}");
     }
 }
@@ -148,8 +148,8 @@ fn failures_in_a_row_count_and_an_answer_ends_the_row() {
     assert!(balancer.report(&a, Outcome::Failed, now));
 
     // Back on trial, one failure is enough.
-    let now = balancer.due(now).1.expect("it is left out");
-    balancer.due(now);
+    let now = balancer.due(8, now).1.expect("it is left out");
+    balancer.due(8, now);
     balancer.tried(&a, true, now);
     assert!(balancer.report(&a, Outcome::Failed, now));
 }
@@ -306,7 +306,7 @@ proptest! {
                 }
                 Act::Wait(ms) => now += Duration::from_millis(ms),
                 Act::Try(works) => {
-                    for node in balancer.due(now).0 {
+                    for node in balancer.due(8, now).0 {
                         balancer.tried(&node, works, now);
                     }
                 }
@@ -319,7 +319,7 @@ proptest! {
         }
         for _ in 0..2 {
             now += EJECTION_MAX;
-            for node in balancer.due(now).0 {
+            for node in balancer.due(8, now).0 {
                 balancer.tried(&node, true, now);
             }
         }

@@ -319,7 +319,7 @@ fn check_endpoint(endpoint: &str) -> Result<(), ConnectError> {
         }
         None => endpoint,
     };
-    let uri: tonic::codegen::http::Uri =
+    let uri: tonic::transport::Uri =
         format!("http://{address}").parse().map_err(|_| bad_endpoint(endpoint, "host:port is wanted".to_owned()))?;
     if uri.host().is_none_or(str::is_empty) || uri.path() != "/" {
         return Err(bad_endpoint(endpoint, "host:port is wanted".to_owned()));
