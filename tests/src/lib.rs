@@ -6,6 +6,7 @@
 
 pub mod browser;
 pub mod etcd;
+pub mod example;
 pub mod faults;
 pub mod http;
 pub mod process;
@@ -16,6 +17,7 @@ pub mod wait;
 
 pub use browser::Browser;
 pub use etcd::{Cluster, Etcd};
+pub use example::example;
 pub use http::Answer;
 pub use process::Process;
 pub use proxy::FaultProxy;

@@ -14,6 +14,7 @@ use rollcall_shared::{
     api::{TTL_S_MAX, TTL_S_MIN},
 };
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::{
     discovery::{DiscoverError, Discovery, DiscoveryConfig, FIRST_LIST_TIMEOUT, Instances, LossGuard, Scope, Watcher},
@@ -324,6 +325,22 @@ impl Registry {
     pub fn discovery(&self) -> &Discovery {
         let Inner { connection, discovery_config, discovery, .. } = &*self.inner;
         discovery.get_or_init(|| Discovery::new(connection.clone(), discovery_config.clone()))
+    }
+
+    /// An instance of `name` at `endpoints` with an id of its own, as a program of the framework would choose it: its
+    /// address in Kitex and Hertz, the service's name with a UUID in go-micro, a UUID elsewhere.
+    pub fn instance<E: Into<String>>(
+        &self,
+        name: impl Into<String>,
+        endpoints: impl IntoIterator<Item = E>,
+    ) -> ServiceInstance {
+        let (name, endpoints): (_, Vec<String>) = (name.into(), endpoints.into_iter().map(Into::into).collect());
+        let layout = self.inner.discovery_config.layout;
+        let id = layout.default_id(&endpoints, || match layout {
+            Layout::GoMicro => format!("{name}-{}", Uuid::new_v4()),
+            _ => Uuid::new_v4().to_string(),
+        });
+        ServiceInstance { id, name, endpoints, ..ServiceInstance::default() }
     }
 
     /// As [`Registrar::register`].
