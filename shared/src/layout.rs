@@ -164,6 +164,27 @@ impl Layout {
         }
     }
 
+    /// As [`Layout::encode`], and names and ids may hold `/` where the framework lets them: in kratos, whose keys then have
+    /// more segments, and in go-micro, whose keys have `-` instead.
+    ///
+    /// # Errors
+    /// As [`Layout::encode`] has.
+    pub fn encode_nested(
+        self,
+        prefix: &KeyPrefix,
+        instance: &ServiceInstance,
+    ) -> Result<(String, Vec<u8>), Vec<FieldError>> {
+        let dashed = |text: &str| text.replace('/', "-");
+        let ServiceInstance { name, id, .. } = instance;
+        let key = match self {
+            Self::Kratos => format!("{prefix}{name}/{id}"),
+            Self::GoMicro => format!("{prefix}{}/{}", dashed(name), dashed(id)),
+            _ => return self.encode(prefix, instance),
+        };
+        let errors = check::nested(self.rules(), prefix, instance);
+        if errors.is_empty() { Ok((key, self.codec().write(instance).into_bytes())) } else { Err(errors) }
+    }
+
     fn rules(self) -> codec::Rules {
         // Each by its own type, as in `encode`.
         match self {

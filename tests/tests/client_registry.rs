@@ -448,7 +448,7 @@ async fn what_a_layout_cannot_carry_is_refused_before_etcd_is_asked() {
     let fine = || instance("orders", "1");
     for (options, instance, field) in [
         (Options::kratos(), ServiceInstance { name: String::new(), ..fine() }, "/instance/name"),
-        (Options::kratos(), ServiceInstance { id: "a/b".into(), ..fine() }, "/instance/id"),
+        (Options::kratos(), ServiceInstance { id: "a//b".into(), ..fine() }, "/instance/id"),
         (
             Options::kratos(),
             ServiceInstance { endpoints: vec!["127.0.0.1:80".into()], ..fine() },

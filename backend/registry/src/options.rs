@@ -303,7 +303,7 @@ impl Registry {
             first_list_timeout: options.first_list_timeout,
             loss_guard: options.loss_guard,
         };
-        let registrar = Registrar::sharing(keeping, config);
+        let registrar = Registrar::sharing(keeping, config).with_nested_names();
         Ok(Self { inner: Arc::new(Inner { connection, registrar, discovery_config, discovery: OnceLock::new() }) })
     }
 

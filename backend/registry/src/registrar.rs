@@ -152,6 +152,7 @@ pub enum RegistrationState {
 pub struct Registrar {
     keeping: LeaseKeeping,
     config: Arc<RegistrarConfig>,
+    nested_names: bool,
 }
 
 impl Registrar {
@@ -162,7 +163,15 @@ impl Registrar {
 
     /// A registrar that shares the connection and the streams of `keeping`.
     pub fn sharing(keeping: LeaseKeeping, config: RegistrarConfig) -> Self {
-        Self { keeping, config: Arc::new(config) }
+        Self { keeping, config: Arc::new(config), nested_names: false }
+    }
+
+    /// The same registrar, for names and ids that may hold `/` where the framework lets them: see
+    /// [`Layout::encode_nested`].
+    #[must_use]
+    pub fn with_nested_names(mut self) -> Self {
+        self.nested_names = true;
+        self
     }
 
     /// Registers `instance`, and answers when its key stands.
@@ -179,7 +188,7 @@ impl Registrar {
             }
             return Err(error);
         }
-        Ok(Registration::start(tenure, Phase::Standing, RegistrationState::Alive))
+        Ok(Registration::start(self.clone(), tenure, Phase::Standing, RegistrationState::Alive))
     }
 
     /// Registers `instance` as soon as it can be: also where etcd is away now, or the key stands under somebody else's
@@ -189,7 +198,7 @@ impl Registrar {
     /// Only where trying would be in vain: [`RegisterError::Invalid`] and [`RegisterError::BadTtl`].
     pub fn register_eventually(&self, instance: &ServiceInstance) -> Result<Registration, RegisterError> {
         let lost = RegistrationState::Lost { since: Instant::now(), why: "it is being registered".into() };
-        Ok(Registration::start(self.tenure(instance)?, Phase::Writing, lost))
+        Ok(Registration::start(self.clone(), self.tenure(instance)?, Phase::Writing, lost))
     }
 
     /// Whether `instance` could be registered, without asking etcd.
@@ -221,7 +230,10 @@ impl Registrar {
     }
 
     fn encode(&self, instance: &ServiceInstance) -> Result<(String, Vec<u8>), RegisterError> {
-        self.config.layout.encode(&self.config.prefix, instance).map_err(RegisterError::Invalid)
+        let RegistrarConfig { layout, prefix, .. } = &*self.config;
+        let written =
+            if self.nested_names { layout.encode_nested(prefix, instance) } else { layout.encode(prefix, instance) };
+        written.map_err(RegisterError::Invalid)
     }
 }
 
@@ -249,10 +261,9 @@ enum Leaving {
 }
 
 impl Registration {
-    fn start(tenure: Tenure, phase: Phase, state: RegistrationState) -> Self {
+    fn start(registrar: Registrar, tenure: Tenure, phase: Phase, state: RegistrationState) -> Self {
         let (state_out, state) = watch::channel(state);
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
-        let registrar = Registrar { keeping: tenure.keeping.clone(), config: Arc::clone(&tenure.config) };
         let (key, lease) = (tenure.key.clone(), tenure.lease_out.subscribe());
         // The task ends with this handle, whose drop closes the channel.
         tokio::spawn(tend(tenure, phase, state_out, inbox));

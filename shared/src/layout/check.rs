@@ -25,6 +25,20 @@ pub(super) enum EndpointRule {
 
 /// Everything that keeps `instance` from being registered below `prefix`.
 pub(super) fn instance(rules: Rules, prefix: &KeyPrefix, instance: &ServiceInstance) -> Vec<FieldError> {
+    with(rules, prefix, instance, segment)
+}
+
+/// As [`instance`], but names and ids may be made of several segments.
+pub(super) fn nested(rules: Rules, prefix: &KeyPrefix, instance: &ServiceInstance) -> Vec<FieldError> {
+    with(rules, prefix, instance, segments)
+}
+
+fn with(
+    rules: Rules,
+    prefix: &KeyPrefix,
+    instance: &ServiceInstance,
+    segment: fn(&str, &str) -> Option<FieldError>,
+) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if !(rules.prefix_names_service && instance.name == prefix.without_slash()) {
         errors.extend(segment("name", &instance.name));
@@ -98,6 +112,14 @@ fn segment(field: &str, text: &str) -> Option<FieldError> {
     Some(FieldError::new(format!("/instance/{field}"), detail))
 }
 
+/// What keeps `text` from being segments of a key.
+fn segments(field: &str, text: &str) -> Option<FieldError> {
+    if text.len() > NAME_BYTES_MAX {
+        return segment(field, text);
+    }
+    text.split('/').find_map(|part| segment(field, part))
+}
+
 fn endpoints(rules: Rules, endpoints: &[String]) -> Vec<FieldError> {
     let pointer = "/instance/endpoints";
     let check = |text: &str| match rules.endpoints {
@@ -143,8 +165,7 @@ fn has_scheme(text: &str) -> bool {
 
 /// Whether `text` is an absolute URL with a host, as Go's `url.Parse` takes it.
 fn url(text: &str) -> Result<(), String> {
-    let Some((scheme, rest)) =
-        text.split_once(':').and_then(|(scheme, rest)| Some((scheme, rest.strip_prefix("//")?)))
+    let Some((scheme, rest)) = text.split_once(':').and_then(|(scheme, rest)| Some((scheme, rest.strip_prefix("//")?)))
     else {
         return Err("an absolute URL is needed, such as http://10.0.0.1:8000 or grpc://10.0.0.1:9000".to_owned());
     };

@@ -4,7 +4,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 
 use super::{Layout, go_json::Writer, go_micro, grpc, kitex, kratos};
-use crate::{instance::KeyPrefix, record::Decoded};
+use crate::{
+    instance::{KeyPrefix, ServiceInstance},
+    record::Decoded,
+};
 
 #[derive(Deserialize)]
 struct Entry {
@@ -112,4 +115,31 @@ fn a_services_keys_stand_below_a_prefix_that_closes_its_last_segment() {
     assert_eq!(of(Layout::GoZero, "orders.rpc").as_deref(), Some("/registry/orders.rpc/"));
     assert_eq!(of(Layout::GoZero, "/registry"), None);
     assert_eq!(of(Layout::Plain, "hello"), None);
+}
+
+#[test]
+fn names_and_ids_of_several_segments_are_written_as_the_framework_writes_them() {
+    let prefix = KeyPrefix::new("/registry").unwrap();
+    let instance = ServiceInstance {
+        id: "node/1:9000".into(),
+        name: "beer.shop/order.service".into(),
+        endpoints: vec!["grpc://127.0.0.1:9000".into()],
+        ..ServiceInstance::default()
+    };
+    let (key, value) = Layout::Kratos.encode_nested(&prefix, &instance).unwrap();
+    assert_eq!(key, "/registry/beer.shop/order.service/node/1:9000");
+    assert_eq!(Layout::Kratos.decode(&prefix, &key, &value).decoded, Decoded::Instance(instance.clone()));
+    assert_eq!(Layout::Kratos.decode(&prefix, &key, &value).warning, None);
+    let micro = ServiceInstance { endpoints: vec!["127.0.0.1:9000".into()], ..instance.clone() };
+    let (key, value) = Layout::GoMicro.encode_nested(&prefix, &micro).unwrap();
+    assert_eq!(key, "/registry/beer.shop-order.service/node-1:9000");
+    let decoded = Layout::GoMicro.decode(&prefix, &key, &value);
+    assert_eq!((decoded.decoded, decoded.warning), (Decoded::Instance(micro.clone()), None));
+    for wrong in ["", "/a", "a/", "a//b", "a/\n"] {
+        let wrong = ServiceInstance { name: wrong.into(), ..instance.clone() };
+        assert!(Layout::Kratos.encode_nested(&prefix, &wrong).is_err(), "{wrong:?}");
+    }
+    let kitex = ServiceInstance { id: "127.0.0.1:9000".into(), ..micro };
+    assert!(Layout::Kitex.encode_nested(&prefix, &kitex).is_err(), "kitex parts its keys at the slashes");
+    assert!(Layout::Kratos.encode(&prefix, &instance).is_err());
 }
