@@ -4,7 +4,7 @@
 //! `cargo run --example micro_greeter -- 127.0.0.1:2379 helloworld`, then from Go
 //! `client.Call(ctx, client.NewRequest("helloworld", "Greeter.Hello", &Request{Name: "you"}), &response)`.
 
-use std::{collections::BTreeMap, error::Error};
+use std::{collections::BTreeMap, error::Error, time::Duration};
 
 use axum::{
     Json, Router,
@@ -55,6 +55,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     stop.recv().await;
     registration.deregister().await?;
+    // Who found it just now may still be calling.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     server.abort();
     Ok(())
 }

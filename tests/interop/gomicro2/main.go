@@ -53,9 +53,11 @@ func main() {
 		line.Must(service.Run())
 	case "call":
 		caller := service.Client()
+		// Without a path, go-micro makes one of the service's name: /NAME.Greeter/SayHello.
+		const endpoint = "/helloworld.Greeter/SayHello"
 		args.Call(func(ctx context.Context) (string, error) {
 			var answer HelloReply
-			err := caller.Call(ctx, caller.NewRequest(args.Name, "Greeter.SayHello", &HelloRequest{Name: "rollcall"}), &answer)
+			err := caller.Call(ctx, caller.NewRequest(args.Name, endpoint, &HelloRequest{Name: "rollcall"}), &answer)
 			return answer.Message, err
 		})
 	case "list":

@@ -28,6 +28,8 @@ type Args struct {
 	ID string
 	// Over is http or grpc, where a framework knows both.
 	Over string
+	// Authority is the :authority that gRPC callers send, where they are not to choose it themselves.
+	Authority string
 	// Count is how many calls are made; 0 for as many as there is time for.
 	Count int
 	// Every is the pause between calls.
@@ -45,6 +47,7 @@ func Parse() Args {
 	flags.StringVar(&args.Name, "name", "helloworld", "the service")
 	flags.StringVar(&args.ID, "id", "theirs", "how this instance names itself")
 	flags.StringVar(&args.Over, "over", "grpc", "http or grpc")
+	flags.StringVar(&args.Authority, "authority", "", "the :authority that gRPC callers send")
 	flags.IntVar(&args.Count, "count", 1, "how many calls; 0 for no end")
 	every := flags.Int("every", 100, "milliseconds between calls")
 	flags.Parse(os.Args[2:])

@@ -59,9 +59,15 @@ func main() {
 	case "call":
 		builder, err := resolver.NewBuilder(client)
 		line.Must(err)
-		conn, err := grpc.NewClient("etcd:///"+args.Name, grpc.WithResolvers(builder),
+		options := []grpc.DialOption{
+			grpc.WithResolvers(builder),
 			grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithDefaultServiceConfig(`{"loadBalancingConfig":[{"round_robin":{}}]}`))
+			grpc.WithDefaultServiceConfig(`{"loadBalancingConfig":[{"round_robin":{}}]}`),
+		}
+		if args.Authority != "" {
+			options = append(options, grpc.WithAuthority(args.Authority))
+		}
+		conn, err := grpc.NewClient("etcd:///"+args.Name, options...)
 		line.Must(err)
 		caller := hello.NewGreeterClient(conn)
 		args.Call(func(ctx context.Context) (string, error) {

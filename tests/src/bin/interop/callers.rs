@@ -19,6 +19,9 @@ pub const COLUMNS: [&str; 2] =
 /// The pause between calls.
 const EVERY_MS: u32 = 20;
 
+/// How old a caller is before anybody departs.
+const SETTLED: Duration = Duration::from_secs(2);
+
 /// How long callers are watched after a departure: longer than the lease of ours.
 const WATCHED: Duration = Duration::from_secs(9);
 
@@ -51,6 +54,9 @@ async fn measured(framework: &Framework, etcd: &Etcd) -> Result<Vec<Cell>, Strin
         answered_by(caller, "ours-leaves").await?;
         answered_by(caller, "ours-killed").await?;
     }
+    // go-micro's cache lists first and watches a moment later, not from the list's revision: it would miss what happens
+    // in between.
+    sleep(SETTLED).await;
     let before = counts(&callers);
     leaver.signal("TERM");
     sleep(WATCHED).await;
@@ -64,9 +70,11 @@ async fn measured(framework: &Framework, etcd: &Etcd) -> Result<Vec<Cell>, Strin
     sleep(WATCHED).await;
     let after = counts(&callers);
     let lines = |from: &[Count], to: &[Count]| -> (usize, String) {
-        let each = callers.iter().zip(from.iter().zip(to)).map(|((over, _), (from, to))| {
+        let each = callers.iter().zip(from.iter().zip(to)).map(|((over, caller), (from, to))| {
             let (made, failed) = (to.made - from.made, to.failed - from.failed);
-            (failed, format!("{} {failed} of {made}", over.as_str()))
+            let why = theirs::calls(caller)[from.made..to.made].iter().find_map(|call| call.clone().err());
+            let why = why.map_or_else(String::new, |why| format!(" ({})", shortened(&why)));
+            (failed, format!("{} {failed} of {made}{why}", over.as_str()))
         });
         let (failed, texts): (Vec<_>, Vec<_>) = each.unzip();
         (failed.iter().sum(), texts.join(", "))
@@ -75,6 +83,16 @@ async fn measured(framework: &Framework, etcd: &Etcd) -> Result<Vec<Cell>, Strin
     let leaves = Cell::judged(failed == 0, text);
     let (_, text) = lines(&again, &after);
     Ok(vec![leaves, Cell::Measured(text)])
+}
+
+/// The beginning of an error, for a cell.
+fn shortened(why: &str) -> String {
+    const CHARS_MAX: usize = 90;
+    let mut text: String = why.chars().take(CHARS_MAX).collect();
+    if text.len() < why.len() {
+        text.push('…');
+    }
+    text
 }
 
 /// What a caller made of it so far.

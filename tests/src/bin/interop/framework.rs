@@ -85,6 +85,8 @@ pub struct Framework {
     pub overs: &'static [Over],
     /// Whether the codec models all it writes: then encoding what was decoded gives the same value.
     pub whole: bool,
+    /// The `:authority` its gRPC callers must be told, since what they make of a target by themselves is refused.
+    pub authority: Option<&'static str>,
     /// How long after a departure its callers may still pick who left, in seconds, by its own design.
     pub drain_s: u64,
     /// What becomes of its instances.
@@ -109,6 +111,7 @@ pub const FRAMEWORKS: [Framework; 9] = [
         prefix: "/microservices/",
         overs: &[Over::Http, Over::Grpc],
         whole: true,
+        authority: None,
         drain_s: 1,
         fates: KRATOS,
     },
@@ -119,6 +122,7 @@ pub const FRAMEWORKS: [Framework; 9] = [
         prefix: "/microservices/",
         overs: &[Over::Http, Over::Grpc],
         whole: true,
+        authority: None,
         drain_s: 1,
         fates: KRATOS,
     },
@@ -129,6 +133,7 @@ pub const FRAMEWORKS: [Framework; 9] = [
         prefix: "/micro/registry/",
         overs: &[Over::Mucp],
         whole: false,
+        authority: None,
         drain_s: 1,
         fates: Fates { revoked: Then::Back(50), ..MICRO },
     },
@@ -139,6 +144,7 @@ pub const FRAMEWORKS: [Framework; 9] = [
         prefix: "/micro/registry/",
         overs: &[Over::Grpc],
         whole: false,
+        authority: None,
         drain_s: 1,
         fates: MICRO,
     },
@@ -149,6 +155,7 @@ pub const FRAMEWORKS: [Framework; 9] = [
         prefix: "/services/",
         overs: &[Over::Http],
         whole: true,
+        authority: None,
         drain_s: 1,
         fates: NEVER_BACK,
     },
@@ -159,6 +166,8 @@ pub const FRAMEWORKS: [Framework; 9] = [
         prefix: "naming/",
         overs: &[Over::Grpc],
         whole: true,
+        // A target with a `/` becomes an authority with `%2F`.
+        authority: Some("helloworld"),
         drain_s: 1,
         fates: NEVER_BACK,
     },
@@ -169,6 +178,7 @@ pub const FRAMEWORKS: [Framework; 9] = [
         prefix: "gozero/",
         overs: &[Over::Grpc],
         whole: true,
+        authority: None,
         drain_s: 1,
         fates: Fates {
             stop: Stop::Revokes,
@@ -185,6 +195,7 @@ pub const FRAMEWORKS: [Framework; 9] = [
         prefix: "kitex/registry-etcd/",
         overs: &[Over::Grpc],
         whole: true,
+        authority: None,
         // Its resolver asks again every 5 s.
         drain_s: 6,
         fates: Fates {
@@ -202,6 +213,7 @@ pub const FRAMEWORKS: [Framework; 9] = [
         prefix: "hertz/registry-etcd/",
         overs: &[Over::Http],
         whole: true,
+        authority: None,
         drain_s: 6,
         fates: Fates { ttl_s: 60, ..NEVER_BACK },
     },

@@ -56,8 +56,24 @@ pub fn serve(framework: &Framework, etcd: &Etcd, service: &str, id: &str) -> Pro
 
 /// Starts one that calls `count` times, or for ever with 0.
 pub fn call(framework: &Framework, etcd: &Etcd, service: &str, over: Over, count: u32, every_ms: u32) -> Process {
+    call_as(framework, etcd, service, over, count, every_ms, framework.authority)
+}
+
+/// [`call`], with an `:authority` of one's choice, or of the framework's own.
+pub fn call_as(
+    framework: &Framework,
+    etcd: &Etcd,
+    service: &str,
+    over: Over,
+    count: u32,
+    every_ms: u32,
+    authority: Option<&str>,
+) -> Process {
     let mut command = program(framework, "call", &etcd.address(), service);
     command.args(["--over", over.as_str(), "--count", &count.to_string(), "--every", &every_ms.to_string()]);
+    if let Some(authority) = authority {
+        command.args(["--authority", authority]);
+    }
     Process::start(framework.name, command, INSTALL)
 }
 
