@@ -1,6 +1,13 @@
 //! A TCP proxy that breaks on command: between a server and its etcd, or a reader and its server.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -42,6 +49,8 @@ pub struct FaultProxy {
     line: watch::Sender<Line>,
     /// How often all connections were reset.
     resets: watch::Sender<u32>,
+    /// How many bytes came from the far side and went on.
+    came: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
@@ -54,16 +63,19 @@ impl FaultProxy {
         let resets = watch::Sender::new(0);
         let resetting = resets.subscribe();
         let target = target.to_owned();
+        let came = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&came);
         let task = tokio::spawn(async move {
             loop {
                 let Ok((near, _)) = listener.accept().await else { continue };
                 if *states.borrow() == Line::Severed {
                     continue;
                 }
-                tokio::spawn(carry(near, target.clone(), states.clone(), resetting.clone()));
+                let counter = Arc::clone(&counter);
+                tokio::spawn(carry(near, target.clone(), states.clone(), resetting.clone(), counter));
             }
         });
-        Self { address, line, resets, task }
+        Self { address, line, resets, came, task }
     }
 
     /// Where it listens, as `host:port`.
@@ -74,6 +86,11 @@ impl FaultProxy {
     /// Where it listens, as a URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// How many bytes have come from the far side so far, over all connections.
+    pub fn came(&self) -> u64 {
+        self.came.load(Ordering::Relaxed)
     }
 
     /// Cuts every connection, and every new one at once.
@@ -125,6 +142,7 @@ async fn carry(
     target: String,
     states: watch::Receiver<Line>,
     mut resetting: watch::Receiver<u32>,
+    came: Arc<AtomicU64>,
 ) {
     let Ok(mut far) = TcpStream::connect(target).await else { return };
     drop((near.set_nodelay(true), far.set_nodelay(true)));
@@ -136,8 +154,8 @@ async fn carry(
         tokio::select! {
             _ = severed.wait_for(|line| *line == Line::Severed) => false,
             _ = resetting.changed() => true,
-            () = pass(near_read, far_write, states.clone(), false) => false,
-            () = pass(far_read, near_write, states.clone(), true) => false,
+            () = pass(near_read, far_write, states.clone(), None) => false,
+            () = pass(far_read, near_write, states.clone(), Some(&came)) => false,
         }
     };
     if reset {
@@ -159,7 +177,13 @@ async fn swallow(mut near: TcpStream, mut severed: watch::Receiver<Line>) {
     }
 }
 
-async fn pass(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut states: watch::Receiver<Line>, from_far: bool) {
+/// Passes on what comes; what comes from the far side is counted.
+async fn pass(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    mut states: watch::Receiver<Line>,
+    came: Option<&AtomicU64>,
+) {
     let mut buffer = vec![0; 64 * 1024];
     // How much may still come before the line stalls, since it was told to.
     let mut left: Option<usize> = None;
@@ -170,7 +194,7 @@ async fn pass(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut states: watch::
         let line = *states.borrow_and_update();
         let limit = match line {
             Line::Slow(bytes_per_s) => (bytes_per_s as usize / 20).clamp(1, buffer.len()),
-            Line::StalledAfter(bytes) if from_far => match *left.get_or_insert(bytes) {
+            Line::StalledAfter(bytes) if came.is_some() => match *left.get_or_insert(bytes) {
                 0 => {
                     if states.wait_for(|now| *now != line).await.is_err() {
                         return;
@@ -188,6 +212,9 @@ async fn pass(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut states: watch::
         left = left.map(|bytes| bytes.saturating_sub(read));
         if states.wait_for(|line| line.carries()).await.is_err() || to.write_all(&buffer[..read]).await.is_err() {
             return;
+        }
+        if let Some(came) = came {
+            came.fetch_add(u64::try_from(read).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
         if matches!(line, Line::Slow(_)) {
             sleep(Duration::from_millis(50)).await;

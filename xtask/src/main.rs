@@ -26,8 +26,9 @@ cargo xtask VERB
                         with a real etcd, and the page in a real browser; --long also the slow ones
   bench [--quick] [NAME]
                         what pushing a change costs, each beside another way of doing the same: fanout, rapid,
-                        flood, hubs, latency, memory, writers, ready, stalled, and how good the page is in a real
-                        browser: dashboard; all of them without a NAME; --quick for a short look
+                        flood, hubs, latency, memory, writers, ready, stalled; what the registry client costs a
+                        service: client; and how good the page is in a real browser: dashboard; all of them without
+                        a NAME; --quick for a short look
   faults [--seed N] [--rounds N] [FAULT…]
                         the stream under every fault, on real processes, each round with a seed of its own; `causes`
                         counts what is said of planted departures; --help lists the faults
@@ -46,8 +47,8 @@ apt-get on Debian. Elsewhere, and for Node, it says which command installs it.";
 const LONG_CASES: &str = "100000";
 
 /// The benchmarks of `tests/src/bin/bench`.
-const BENCHES: [&str; 10] =
-    ["fanout", "rapid", "flood", "hubs", "latency", "memory", "writers", "ready", "stalled", "dashboard"];
+const BENCHES: [&str; 11] =
+    ["fanout", "rapid", "flood", "hubs", "latency", "memory", "writers", "ready", "stalled", "client", "dashboard"];
 
 /// What was asked for.
 enum Verb {

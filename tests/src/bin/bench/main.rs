@@ -5,6 +5,7 @@
 //! over an etcd of its own, and the table shows medians. CPU and memory are read from Linux' /proc.
 
 mod bare;
+mod client;
 mod dashboard;
 mod fanout;
 mod flood;
@@ -51,6 +52,8 @@ fn main() -> ExitCode {
     let name = args.first().map_or("", String::as_str);
     let outcome = if name == bare::VERB {
         bare::serve()
+    } else if name == client::VERB {
+        client::serve(&args[1..])
     } else {
         measure(name, args.get(1).map_or("", String::as_str), Plan { quick })
     };
@@ -80,6 +83,7 @@ fn measure(name: &str, part: &str, plan: Plan) -> anyhow::Result<()> {
             "memory" => Box::pin(memory::measure(plan)).await,
             "writers" => Box::pin(writers::measure(plan)).await,
             "ready" => Box::pin(ready::measure(plan)).await,
+            "client" => Box::pin(client::measure(plan, part)).await,
             "dashboard" => Box::pin(dashboard::measure(plan, part)).await,
             "stalled" => Box::pin(stalled::measure(plan)).await,
             other => bail!("there is no benchmark {other:?}; `cargo xtask bench` knows them all"),
