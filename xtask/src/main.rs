@@ -301,5 +301,9 @@ fn lint(machine: &mut Machine) -> Outcome<()> {
     let mut face = machine.cargo();
     face.args(["clippy", "--package", "rollcall-client", "--features", "js"]);
     face.args(["--target", tools::WASM_TARGET, "--locked", "--", "-D", "warnings"]);
-    step::run("clippy, of the npm package", face)
+    step::run("clippy, of the npm package", face)?;
+    let mut docs = machine.cargo();
+    docs.args(["doc", "--no-deps", "--all-features", "--locked"]);
+    docs.args(["--package", "rollcall-shared", "--package", "rollcall-registry"]).env("RUSTDOCFLAGS", "-D warnings");
+    step::run("the documentation of the crates to be published", docs)
 }

@@ -453,3 +453,63 @@ impl Watcher {
         self.stopped.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::etcd::connect::ConnectConfig;
+
+    /// A discovery whose etcd is nowhere.
+    fn discovery(scope: Scope) -> Discovery {
+        let config = ConnectConfig { endpoints: vec!["127.0.0.1:1".into()], ..ConnectConfig::default() };
+        let prefix = KeyPrefix::new("/microservices").unwrap();
+        let connection = Connection::new(config).unwrap();
+        Discovery::new(connection, DiscoveryConfig { scope, ..DiscoveryConfig::new(Layout::Kratos, prefix) })
+    }
+
+    fn watched(discovery: &Discovery) -> Vec<String> {
+        let mut names: Vec<_> = discovery.shared.state.services.load().keys().cloned().collect();
+        names.sort();
+        names
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_nobody_asks_for_any_more_is_let_go() {
+        let discovery = discovery(Scope::Asked);
+        let _kept = discovery.watch("kept").unwrap();
+        drop(discovery.watch("asked-once").unwrap());
+        assert!(discovery.get_service("asked-in-vain").await.is_err());
+        assert_eq!(watched(&discovery), ["asked-in-vain", "asked-once", "kept"]);
+        tokio::time::sleep(IDLE).await;
+        drop(discovery.subscribe("asked-once").unwrap());
+        tokio::time::sleep(IDLE + IDLE / 2).await;
+        assert_eq!(watched(&discovery), ["asked-once", "kept"], "asked for within the last minutes");
+        tokio::time::sleep(2 * IDLE).await;
+        assert_eq!(watched(&discovery), ["kept"]);
+        assert_eq!(discovery.shared.tasks.len(), 1, "the others' tasks have ended");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_that_nothing_is_registered_as_leave_nothing_behind() {
+        let discovery = discovery(Scope::All);
+        discovery.shared.state.whole.send_replace(ServiceView { known: true, ..ServiceView::default() });
+        for number in 0..100 {
+            assert!(discovery.get_service(&number.to_string()).await.unwrap().is_empty());
+            drop(discovery.watch(&number.to_string()).unwrap());
+        }
+        let _kept = discovery.watch("kept").unwrap();
+        assert_eq!(watched(&discovery), ["kept"]);
+    }
+
+    #[tokio::test]
+    async fn the_tasks_end_with_the_last_handle() {
+        let discovery = discovery(Scope::All);
+        let tasks = discovery.shared.tasks.clone();
+        let watcher = discovery.watch("orders").unwrap();
+        drop(discovery);
+        assert_eq!(tasks.len(), 1, "a watcher is a handle too");
+        drop(watcher);
+        tasks.close();
+        tasks.wait().await;
+    }
+}

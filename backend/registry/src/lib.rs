@@ -3,7 +3,8 @@
 //! # Where what stands
 //! - [`options`] is where to begin: [`Options`] and the [`Registry`] made of them.
 //! - [`registrar`] registers instances and keeps them registered; [`etcd::keepalive`] renews their leases.
-//! - [`discovery`] finds them; [`balance`] chooses among them.
+//! - [`discovery`] finds them; [`balance`] chooses among them, and `call` calls who was chosen (features `grpc`, `http`).
+//! - [`lifecycle`] ends a program in the order that costs no call.
 //! - [`etcd::connect`] holds the connection, [`etcd::source`] lists and watches one prefix, [`etcd::watcher`] makes of
 //!   both one stream that never ends and never loses an event, [`etcd::lease`] asks leases how long they have left.
 

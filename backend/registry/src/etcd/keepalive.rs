@@ -4,7 +4,7 @@
 //! revoke one: in doubt a lease is renewed until etcd itself says that it is gone, since while etcd is out of space
 //! renewals work and grants fail.
 //!
-//! [`Schedule`] is the pure core: which lease is due, which waits for its reply, and what a reply or a broken stream
+//! `Schedule` is the pure core: which lease is due, which waits for its reply, and what a reply or a broken stream
 //! means for each. Around it one task a stream sends and reads. Every reply is read, since the one that says that a
 //! lease is gone looks like the others but for its TTL. See
 //! <https://etcd.io/docs/v3.6/learning/api/#keep-alives>.

@@ -17,7 +17,7 @@ use super::{
     entry::{Entry, EntryChange},
 };
 
-/// How many keys the first page of a list holds, unless one failed. The next ones hold as many as [`PAGE_BYTES`] take,
+/// How many keys the first page of a list holds, unless one failed. The next ones hold as many as 4 MiB take,
 /// going by the page before: for each page etcd counts all keys of the prefix, so that small pages of a large prefix cost
 /// it more than what is in them.
 pub const PAGE_KEYS: i64 = 2_000;
