@@ -37,7 +37,7 @@ const wrong = (pointer, detail) => {
 };
 
 const is = (type, value, pointer) => {
-  if (typeof value !== type) throw wrong(pointer, `a ${type} is wanted here, not ${value === null ? 'null' : typeof value}`);
+  if (typeof value !== type) throw wrong(pointer, `${type === 'object' ? 'an' : 'a'} ${type} is wanted here, not ${value === null ? 'null' : typeof value}`);
   return value;
 };
 const text = (value, pointer) => {
@@ -270,6 +270,7 @@ export class Rollcall {
     const line = begin();
     let hasStood = false;
     try {
+      ended.signal.throwIfAborted();
       yield* some(connection({ type: 'connection', state: 'connecting' }));
       for (;;) {
         const address = line.connect();
