@@ -37,7 +37,8 @@ pub fn run(machine: &mut Machine, names: &[String], quick: bool) -> Outcome<Exit
     tools::protoc(machine)?;
     let examples = machine.target().join("debug").join("examples");
     let mut cargo = machine.cargo();
-    cargo.args(["build", "--locked", "--package", "rollcall-registry", "--examples"]);
+    cargo.args(["build", "--locked", "--package", "rollcall-registry", "--features", "grpc,http"]);
+    cargo.args(["--example", "micro_greeter", "--example", "helloworld_server"]);
     step::run("building our greeters", cargo)?;
     let mut cargo = machine.cargo();
     cargo.args(["run", "--locked", "--package", "rollcall-tests", "--bin", "interop", "--"]);

@@ -86,7 +86,7 @@ async fn measured(framework: &Framework, etcd: &Etcd) -> Result<Vec<Cell>, Strin
 }
 
 /// The beginning of an error, for a cell.
-fn shortened(why: &str) -> String {
+pub fn shortened(why: &str) -> String {
     const CHARS_MAX: usize = 90;
     let mut text: String = why.chars().take(CHARS_MAX).collect();
     if text.len() < why.len() {

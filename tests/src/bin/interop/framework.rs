@@ -304,15 +304,6 @@ impl Framework {
         (found.endpoints.len() != endpoints).then(|| format!("the endpoints are {:?}", found.endpoints))
     }
 
-    /// `host:port` of an instance for calls over `over`.
-    pub fn address(&self, found: &ServiceInstance, over: Over) -> Option<String> {
-        if self.layout.carries().urls {
-            let scheme = format!("{}://", over.as_str());
-            return found.endpoints.iter().find_map(|endpoint| endpoint.strip_prefix(&scheme)).map(str::to_owned);
-        }
-        found.endpoints.first().map(|endpoint| endpoint.trim_start_matches("http://").to_owned())
-    }
-
     /// What their `list` prints of `instance`, the only one of its service.
     pub fn listed(&self, instance: &ServiceInstance) -> Value {
         let address = instance.endpoints.first().cloned().unwrap_or_default();

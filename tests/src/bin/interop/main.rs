@@ -8,6 +8,7 @@ mod fates;
 mod framework;
 mod meet;
 mod ours;
+mod story;
 mod table;
 mod theirs;
 
@@ -23,28 +24,35 @@ const HELP: &str = "\
 interop [--quick] [NAME…]
 
 Registers, finds and calls across our registry client and each framework NAME (all of them without one), on a real etcd,
-and prints what was seen as Markdown; ends with 1 where a cell is not as it should be. --quick leaves out what takes
-longer than half a minute.";
+and prints what was seen as Markdown; ends with 1 where a cell is not as it should be. `kratos-story`: services of
+go-kratos and ours under one name, through a killed etcd, killed instances and a rolling restart. --quick leaves out what
+takes longer than half a minute, and the story unless it is named.";
+
+/// The name of the story.
+const STORY: &str = "kratos-story";
 
 struct Request {
     quick: bool,
     frameworks: Vec<Framework>,
+    story: bool,
 }
 
 fn parse(args: &[String]) -> Result<Request, String> {
-    let mut request = Request { quick: false, frameworks: Vec::new() };
+    let mut request = Request { quick: false, frameworks: Vec::new(), story: false };
     for arg in args {
         match arg.as_str() {
             "--quick" => request.quick = true,
             "--help" | "-h" => return Err(HELP.to_owned()),
+            STORY => request.story = true,
             name => request.frameworks.push(Framework::named(name).ok_or_else(|| {
                 let names: Vec<&str> = FRAMEWORKS.iter().map(|framework| framework.name).collect();
-                format!("there is no {name:?}; there are {}", names.join(", "))
+                format!("there is no {name:?}; there are {} and {STORY}", names.join(", "))
             })?),
         }
     }
-    if request.frameworks.is_empty() {
+    if request.frameworks.is_empty() && !request.story {
         request.frameworks = FRAMEWORKS.to_vec();
+        request.story = !request.quick;
     }
     Ok(request)
 }
@@ -70,7 +78,14 @@ async fn main() -> ExitCode {
         }
     };
     let start = Instant::now();
-    let tables = run(&request).await;
+    let mut tables = Vec::new();
+    if !request.frameworks.is_empty() {
+        tables.extend(Box::pin(matrix(&request)).await);
+    }
+    if request.story {
+        eprintln!("interop: the story");
+        tables.push(story::tell().await);
+    }
     let mut wrong = Vec::new();
     for table in &tables {
         println!("{}", table.markdown());
@@ -83,13 +98,13 @@ async fn main() -> ExitCode {
     if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn run(request: &Request) -> Vec<Table> {
+async fn matrix(request: &Request) -> Vec<Table> {
     let frameworks = &request.frameworks;
     let etcd = Etcd::spawn().await;
     let mut meetings = Table::new("framework", &meet::COLUMNS);
     eprintln!("interop: finding and calling each other");
     for framework in frameworks {
-        meetings.row(framework.title, meet::meet(framework, &etcd).await);
+        meetings.row(framework.title, Box::pin(meet::meet(framework, &etcd)).await);
     }
     eprintln!("interop: departures, as their callers see them");
     let mut departures = Vec::new();

@@ -55,7 +55,7 @@ pub async fn our_side(framework: &Framework, etcd: &Etcd, service: &str, id: &st
 pub fn micro_greeter(etcd: &Etcd, service: &str, id: &str) -> Process {
     let folder = env::var_os("ROLLCALL_EXAMPLES").map_or_else(|| "target/debug/examples".into(), PathBuf::from);
     let mut command = Command::new(folder.join("micro_greeter"));
-    command.args([&etcd.address(), service, id]);
+    command.args([service, id]).env("MICRO_REGISTRY", "etcd").env("MICRO_REGISTRY_ADDRESS", etcd.address());
     Process::start("micro_greeter", command, "`cargo build -p rollcall-registry --example micro_greeter` builds it")
 }
 
@@ -99,7 +99,7 @@ async fn theirs_to_us(framework: &Framework, etcd: &Etcd) -> Vec<Cell> {
         None => Cell::Good(parts(framework)),
     };
     let bytes = byte_for_byte(framework, &entry, &found).into();
-    let called = call_theirs(framework, &service, &found).await.into();
+    let called = call_theirs(framework, etcd, &service).await.into();
     vec![seen, bytes, called]
 }
 
@@ -151,12 +151,12 @@ fn byte_for_byte(framework: &Framework, entry: &Entry, found: &ServiceInstance) 
     Ok(Cell::judged(same, said))
 }
 
-async fn call_theirs(framework: &Framework, service: &str, found: &ServiceInstance) -> Result<Cell, String> {
+async fn call_theirs(framework: &Framework, etcd: &Etcd, service: &str) -> Result<Cell, String> {
+    let discovery = discovery(framework, etcd)?;
     let mut said = Vec::new();
     for &over in framework.overs {
-        let address = framework.address(found, over).ok_or_else(|| format!("no {} endpoint", over.as_str()))?;
         for _ in 0..CALLS {
-            let answer = ours::call(over, &address, service).await?;
+            let answer = ours::call(over, &discovery, service).await?;
             if answer != "Hello rollcall from theirs-1" {
                 return Ok(Cell::Wrong(format!("over {} it said {answer:?}", over.as_str())));
             }

@@ -1,5 +1,5 @@
-//! Our side of a meeting: a greeter over HTTP and gRPC, registered by our registrar, and plain calls to what our discovery
-//! found.
+//! Our side of a meeting: a greeter over HTTP and gRPC, registered by our registrar, and calls by name to what our discovery
+//! finds.
 
 use std::{process::Command, time::Duration};
 
@@ -10,7 +10,8 @@ use rollcall_helloworld::{
     greeter_server::{Greeter, GreeterServer},
 };
 use rollcall_registry::{
-    Registrar, RegistrarConfig, Registration,
+    Discovery, Registrar, RegistrarConfig, Registration,
+    call::{self, CallConfig, grpc::Channel, http::Client},
     etcd::connect::{ConnectConfig, Connection},
 };
 use rollcall_shared::KeyPrefix;
@@ -26,7 +27,7 @@ use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
 use crate::framework::{Addresses, Framework, Over};
 
-/// How long one plain call may take.
+/// How long one call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A short lease, so that a killed instance of ours does not stay for long.
@@ -123,41 +124,38 @@ pub async fn greeter(args: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// Calls `host:port` once, and gives the greeting.
-pub async fn call(over: Over, address: &str, service: &str) -> Result<String, String> {
-    let answer = async {
-        match over {
-            Over::Grpc => {
-                let connected = GreeterClient::connect(format!("http://{address}")).await;
-                let mut client = connected.map_err(|error| format!("{error:?}"))?;
-                let request = HelloRequest { name: "rollcall".to_owned() };
-                client
-                    .say_hello(request)
-                    .await
-                    .map(|told| told.into_inner().message)
-                    .map_err(|status| status.to_string())
-            }
-            Over::Http => {
-                let asked = reqwest::get(format!("http://{address}/helloworld/rollcall")).await;
-                message(asked).await
-            }
-            Over::Mucp => {
-                let asked = reqwest::Client::new()
-                    .post(format!("http://{address}/"))
+/// Calls `service` once by its name, and gives the greeting.
+pub async fn call(over: Over, discovery: &Discovery, service: &str) -> Result<String, String> {
+    let url = |path: &str| format!("discovery:///{service}{path}");
+    let config = CallConfig { timeout: Some(CALL_TIMEOUT), ..CallConfig::default() };
+    match over {
+        Over::Grpc => {
+            let channel = Channel::connect(&url(""), discovery, config).map_err(|error| error.to_string())?;
+            let request = HelloRequest { name: "rollcall".to_owned() };
+            let told = GreeterClient::new(channel).say_hello(request).await.map_err(|status| status.to_string())?;
+            Ok(told.into_inner().message)
+        }
+        Over::Http => {
+            let client = Client::new(discovery, config).map_err(|error| error.to_string())?;
+            message(client.get(&url("/helloworld/rollcall")).send().await).await
+        }
+        Over::Mucp => {
+            let client = Client::new(discovery, config).map_err(|error| error.to_string())?;
+            let asked = client.post(&url("/")).with(|request| {
+                request
                     .header("Micro-Service", service)
                     .header("Micro-Endpoint", "Greeter.Hello")
                     .header("Micro-Method", "Greeter.Hello")
                     .header("Micro-Id", "1")
-                    .json(&json!({"name": "rollcall"}));
-                message(asked.send().await).await
-            }
+            });
+            message(asked.json(&json!({"name": "rollcall"})).send().await).await
         }
-    };
-    tokio::time::timeout(CALL_TIMEOUT, answer).await.unwrap_or_else(|_| Err("no answer within 3 s".to_owned()))
+    }
 }
 
-async fn message(answer: reqwest::Result<reqwest::Response>) -> Result<String, String> {
-    let answer = answer.and_then(reqwest::Response::error_for_status).map_err(|error| error.to_string())?;
+async fn message(answer: Result<reqwest::Response, call::http::Error>) -> Result<String, String> {
+    let answer = answer.map_err(|error| error.to_string())?;
+    let answer = answer.error_for_status().map_err(|error| error.to_string())?;
     let body: Value = answer.json().await.map_err(|error| error.to_string())?;
     body["message"].as_str().map(str::to_owned).ok_or_else(|| format!("no greeting: {body}"))
 }
