@@ -610,8 +610,8 @@ async fn an_answer_that_is_lost_is_no_second_registration() {
     let program = Program::in_node(&options);
     etcd.key_stands("/microservices/pay/mine", true, SOON).await;
     let (_, lease) = etcd.entry("/microservices/pay/mine").await.expect("it stands in etcd");
-    proxy.heal();
     proxy.reset().await;
+    proxy.heal();
     let told = program
         .until("it is registered", SOON, |told| told.iter().find(|told| told["state"] == "alive").cloned())
         .await;
@@ -678,6 +678,30 @@ fn a_typed_program_compiles_and_a_wrong_one_does_not() {
     tsc.args(["--lib", "esnext,dom,dom.iterable,dom.asynciterable", "--preserveSymlinks", "use.ts"]);
     let checked = tsc.output().unwrap_or_else(|error| panic!("node could not be started ({error}); {INSTALL_NODE}"));
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_come_whole() {
+    const INSTANCES: u32 = 5_000;
+    let etcd = Etcd::spawn().await;
+    etcd.fill("many", INSTANCES).await;
+    let server = Server::start(&etcd).await;
+    let follow = Program::in_node(&json!({ "program": "follow", "base": server.origin() }));
+    follow
+        .until("the whole snapshot", SOON, |told| {
+            let is_last = |event: &RegistryEvent| matches!(event, RegistryEvent::Snapshot(snapshot) if !snapshot.more);
+            events(told).last().filter(|event| is_last(event)).cloned()
+        })
+        .await;
+    let stands = records(&server).await;
+    assert_eq!(stands.len(), INSTANCES as usize);
+    assert_eq!(fold(&follow.told().await), stands);
+    let watch = Program::in_node(&json!({ "program": "watch", "base": server.origin(), "name": "many" }));
+    let list = watch
+        .until("the whole list", SOON, |told| told.iter().find_map(|told| told["instances"].as_array().cloned()))
+        .await;
+    let wanted: Vec<Value> = stands.iter().map(|record| json!(record.instance())).collect();
+    assert_eq!(list, wanted);
 }
 
 /// What is told of a record is what the contract has, field by field.

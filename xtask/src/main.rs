@@ -158,7 +158,8 @@ fn perform(verb: Verb) -> Outcome<ExitCode> {
         Verb::Build => build(&mut machine)?,
         Verb::Npm => {
             let package = npm::build(&mut machine)?;
-            step::say(&format!("the npm package is in {}", package.display()));
+            let size = npm::brotli_bytes(&machine, &package).unwrap_or_else(|| "? (no Node to ask)".to_owned());
+            step::say(&format!("the npm package is in {}: {size} bytes of brotli to load", package.display()));
         }
         Verb::Run(args) => {
             tools::etcd(&machine)?;

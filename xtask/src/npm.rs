@@ -53,6 +53,17 @@ pub fn build(machine: &mut Machine) -> Outcome<PathBuf> {
     Ok(package)
 }
 
+/// What an app loads of the package, in bytes of brotli, where there is a Node to ask.
+pub fn brotli_bytes(machine: &Machine, package: &Path) -> Option<String> {
+    const SCRIPT: &str = "const [fs, zlib] = [require('fs'), require('zlib')];\
+        const size = (file) => zlib.brotliCompressSync(fs.readFileSync(file)).length;\
+        console.log(process.argv.slice(1).reduce((sum, file) => sum + size(file), 0))";
+    let mut node = machine.command("node");
+    node.current_dir(package).args(["-e", SCRIPT, &format!("{NAME}_bg.wasm"), &format!("{NAME}.js")]);
+    node.args(["rollcall.js", "index.js"]);
+    step::output(node).ok().map(|bytes| bytes.trim().to_owned())
+}
+
 fn assemble(machine: &Machine, bound: &Path, package: &Path) -> Outcome<()> {
     fs::create_dir_all(package).map_err(|error| at(package, &error))?;
     let copy = |from: &Path| {

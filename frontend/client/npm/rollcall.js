@@ -233,9 +233,9 @@ export class Rollcall {
 
   /** Registers, and stays registered. */
   async register(request, { signal, retry = false } = {}) {
-    const { layout, ttl_s, keep_alive, body, instance } = draft(request);
+    const { ttl_s, keep_alive, body, instance } = draft(request);
     const put = (signal) => this.#json('POST', this.#at.instances([]), { signal, body });
-    const registration = new Registration(this, { put, ttl_s, renews: keep_alive === 'caller', layout, instance });
+    const registration = new Registration(this, { put, ttl_s, renews: keep_alive === 'caller', instance });
     await registration[START](signal, retry);
     return registration;
   }
@@ -400,7 +400,7 @@ const draft = (request) => {
     const errors = made.check(fresh());
     if (errors) throw wrong(JSON.parse(errors));
     const body = made.body();
-    return { layout, ttl_s, keep_alive, body, instance: JSON.parse(body).instance };
+    return { ttl_s, keep_alive, body, instance: JSON.parse(body).instance };
   } finally {
     made.free();
   }
@@ -520,7 +520,7 @@ export class Registration {
       answer = await this.#asked.put(signal);
     } catch (error) {
       const standing = error?.problem?.record;
-      if (error?.status === 409 && this.#isUncertain && standing?.lease && this.#is(standing.instance)) {
+      if (error?.status === 409 && this.#isUncertain && this.#is(standing)) {
         // The request before this one was heeded, and its answer was lost.
         answer = { record: standing, lease: standing.lease };
       } else {
@@ -535,10 +535,12 @@ export class Registration {
     this.#become('alive');
   }
 
-  #is(instance) {
+  /** Whether a record is what was asked for. */
+  #is(record) {
     const flat = ({ id, name, version, metadata, endpoints }) =>
       JSON.stringify([id, name, version, Object.entries(metadata).sort(), endpoints]);
-    return instance != null && flat(instance) === flat(this.#asked.instance);
+    const { instance, ttl_s } = this.#asked;
+    return record?.instance && (record.lease === null) === (ttl_s === null) && flat(record.instance) === flat(instance);
   }
 
   /** Renews every third of the TTL, and registers anew where the lease is lost. */
@@ -548,7 +550,8 @@ export class Registration {
     for (;;) {
       const third = (this.#ttl * 1000) / 3;
       try {
-        await sleep(failures === 0 ? third : Math.min(third, backoff(failures - 1)), ending);
+        const wait = failures === 0 ? third : backoff(failures - 1);
+        await sleep(this.#lease === null ? wait : Math.min(third, wait), ending);
       } catch {
         return;
       }
