@@ -1,4 +1,4 @@
-//! What their callers notice when one of two instances of ours leaves, or is killed. Cell 5.
+//! What callers notice when one of two instances leaves, or is killed: theirs of ours, and ours of theirs. Cell 5.
 
 use std::time::Duration;
 
@@ -7,86 +7,149 @@ use tokio::time::sleep;
 
 use crate::{
     framework::{Framework, Over},
-    meet, ours,
+    meet,
+    ours::{self, KeepsCalling},
     table::Cell,
     theirs::{self, PATIENCE, within},
 };
 
-/// The columns of this part.
-pub const COLUMNS: [&str; 2] =
-    ["one of two of ours leaves: their failed calls", "one of two of ours is killed: their failed calls"];
+/// The columns of this part: calls that failed.
+pub const COLUMNS: [&str; 4] = [
+    "their callers, one of two of ours leaves",
+    "their callers, one of two of ours is killed",
+    "our callers, one of two of theirs leaves",
+    "our callers, one of two of theirs is killed",
+];
 
-/// The pause between calls.
+/// The pause between calls, in milliseconds.
 const EVERY_MS: u32 = 20;
 
 /// How old a caller is before anybody departs.
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// How long callers are watched after a departure: longer than the lease of ours.
-const WATCHED: Duration = Duration::from_secs(9);
+const WATCHED: Duration = Duration::from_secs(8);
 
-fn start(framework: &Framework, etcd: &Etcd, service: &str, id: &str) -> Result<Process, String> {
-    if framework.overs == [Over::Mucp] {
-        return Ok(meet::micro_greeter(etcd, service, id));
-    }
-    ours::greeter_process(framework, &etcd.address(), service, id)
+/// Somebody who calls all the time.
+pub enum Caller {
+    /// Through our discovery.
+    Ours(KeepsCalling),
+    /// Through theirs.
+    Theirs(Process),
 }
 
-/// Both cells of one framework.
+impl Caller {
+    /// Who answered each call so far, or why nobody did.
+    pub fn calls(&self) -> Vec<Result<String, String>> {
+        match self {
+            Self::Ours(calling) => calling.calls().into_iter().map(|call| call.map(|answer| answer.greeting)).collect(),
+            Self::Theirs(process) => theirs::calls(process),
+        }
+    }
+}
+
+type Callers = Vec<(Over, Caller)>;
+
+/// All cells of one framework.
 pub async fn of(framework: &Framework, etcd: &Etcd) -> Vec<Cell> {
-    match measured(framework, etcd).await {
-        Ok(cells) => cells,
-        Err(why) => vec![Cell::Wrong(why.clone()), Cell::Wrong(why)],
-    }
+    let (of_ours, of_theirs) = tokio::join!(notice_ours(framework, etcd), notice_theirs(framework, etcd));
+    let both =
+        |cells: Result<[Cell; 2], String>| cells.unwrap_or_else(|why| [Cell::Wrong(why.clone()), Cell::Wrong(why)]);
+    [both(of_ours), both(of_theirs)].concat()
 }
 
-async fn measured(framework: &Framework, etcd: &Etcd) -> Result<Vec<Cell>, String> {
+/// Their callers, our instances.
+async fn notice_ours(framework: &Framework, etcd: &Etcd) -> Result<[Cell; 2], String> {
     let service = format!("{}-callers", framework.name);
-    let leaver = start(framework, etcd, &service, "ours-leaves")?;
-    let mut killed = start(framework, etcd, &service, "ours-killed")?;
-    stand(framework, etcd, &service, 2).await?;
-    let callers: Vec<(Over, Process)> = framework
-        .overs
-        .iter()
-        .map(|&over| (over, theirs::call(framework, etcd, &service, over, 0, EVERY_MS)))
-        .collect();
-    for (_, caller) in &callers {
-        answered_by(caller, "ours-leaves").await?;
-        answered_by(caller, "ours-killed").await?;
-    }
+    let start = |id: &str| {
+        if framework.overs == [Over::Mucp] {
+            return Ok(meet::micro_greeter(etcd, &service, id));
+        }
+        ours::greeter_process(framework, &etcd.address(), &service, id)
+    };
+    let caller = |&over| (over, Caller::Theirs(theirs::call(framework, etcd, &service, over, 0, EVERY_MS)));
+    let [left, killed] =
+        departures(framework, etcd, &service, start, || Ok(framework.overs.iter().map(caller).collect())).await?;
+    // What their callers do about somebody who was killed is theirs.
+    Ok([Cell::judged(left.failed == 0, left.text), Cell::Measured(killed.text)])
+}
+
+/// Our callers, their instances.
+async fn notice_theirs(framework: &Framework, etcd: &Etcd) -> Result<[Cell; 2], String> {
+    let service = format!("{}-called", framework.name);
+    let discovery = meet::discovery(framework, etcd)?;
+    let caller = |&over| {
+        let caller = ours::Caller::new(over, &discovery, &service)?;
+        let calling = KeepsCalling::start(caller, Duration::from_millis(EVERY_MS.into()));
+        Ok((over, Caller::Ours(calling)))
+    };
+    let start = |id: &str| Ok(theirs::serve(framework, etcd, &service, id));
+    let gone = departures(framework, etcd, &service, start, || framework.overs.iter().map(caller).collect()).await?;
+    Ok(gone.map(|gone| Cell::judged(gone.failed == 0, gone.text)))
+}
+
+/// How many calls failed.
+struct Failures {
+    failed: usize,
+    text: String,
+}
+
+/// Starts two instances and the callers, lets one leave, starts another, and kills the second.
+async fn departures(
+    framework: &Framework,
+    etcd: &Etcd,
+    service: &str,
+    start: impl Fn(&str) -> Result<Process, String>,
+    callers: impl FnOnce() -> Result<Callers, String>,
+) -> Result<[Failures; 2], String> {
+    let leaver = start("leaver")?;
+    let mut killed = start("killed")?;
+    within("both register", PATIENCE, async || (etcd.keys(&framework.keys_of(service)).await.len() == 2).then_some(()))
+        .await?;
+    let callers = callers()?;
+    reach(&callers, "leaver").await?;
+    reach(&callers, "killed").await?;
     // go-micro's cache lists first and watches a moment later, not from the list's revision: it would miss what happens
     // in between.
     sleep(SETTLED).await;
-    let before = counts(&callers);
+    let before = made(&callers);
     leaver.signal("TERM");
     sleep(WATCHED).await;
-    let left = counts(&callers);
-    let _fresh = start(framework, etcd, &service, "ours-fresh")?;
-    for (_, caller) in &callers {
-        answered_by(caller, "ours-fresh").await?;
-    }
-    let again = counts(&callers);
+    let left = failures(&callers, &before);
+    let _fresh = start("fresh")?;
+    reach(&callers, "fresh").await?;
+    let before = made(&callers);
     killed.kill();
     sleep(WATCHED).await;
-    let after = counts(&callers);
-    let lines = |from: &[Count], to: &[Count]| -> (usize, String) {
-        let each = callers.iter().zip(from.iter().zip(to)).map(|((over, caller), (from, to))| {
-            let (made, failed) = (to.made - from.made, to.failed - from.failed);
-            let why = theirs::calls(caller)[from.made..to.made].iter().find_map(|call| call.clone().err());
-            let why = why.map_or_else(String::new, |why| format!(" ({})", shortened(&why)));
-            (failed, format!("{} {failed} of {made}{why}", over.as_str()))
-        });
-        let (failed, texts): (Vec<_>, Vec<_>) = each.unzip();
-        (failed.iter().sum(), texts.join(", "))
-    };
-    let (failed, text) = lines(&before, &left);
-    let leaves = Cell::judged(failed == 0, text);
-    let (_, text) = lines(&again, &after);
-    Ok(vec![leaves, Cell::Measured(text)])
+    Ok([left, failures(&callers, &before)])
+}
+
+/// How many calls each has made.
+fn made(callers: &Callers) -> Vec<usize> {
+    callers.iter().map(|(_, caller)| caller.calls().len()).collect()
+}
+
+/// What failed since.
+fn failures(callers: &Callers, since: &[usize]) -> Failures {
+    let each = callers.iter().zip(since).map(|((over, caller), &since)| {
+        let calls = caller.calls();
+        let (failed, text) = failed(&calls[since..]);
+        (failed, format!("{} {text}", over.as_str()))
+    });
+    let (failed, texts): (Vec<_>, Vec<_>) = each.unzip();
+    Failures { failed: failed.iter().sum(), text: texts.join(", ") }
+}
+
+/// How many of these calls failed, also in words, with the first reason.
+pub fn failed(calls: &[Result<String, String>]) -> (usize, String) {
+    let failed = calls.iter().filter(|call| call.is_err()).count();
+    let why = calls.iter().find_map(|call| call.as_ref().err());
+    let why = why.map_or_else(String::new, |why| format!(" ({})", shortened(why)));
+    (failed, format!("{failed} of {}{why}", calls.len()))
 }
 
 /// The beginning of an error, for a cell.
-pub fn shortened(why: &str) -> String {
+fn shortened(why: &str) -> String {
     const CHARS_MAX: usize = 90;
     let mut text: String = why.chars().take(CHARS_MAX).collect();
     if text.len() < why.len() {
@@ -95,32 +158,14 @@ pub fn shortened(why: &str) -> String {
     text
 }
 
-/// What a caller made of it so far.
-#[derive(Debug, Clone, Copy)]
-struct Count {
-    made: usize,
-    failed: usize,
-}
-
-fn counts(callers: &[(Over, Process)]) -> Vec<Count> {
-    let count = |(_, caller): &(Over, Process)| {
-        let calls = theirs::calls(caller);
-        Count { made: calls.len(), failed: calls.iter().filter(|call| call.is_err()).count() }
-    };
-    callers.iter().map(count).collect()
-}
-
-async fn answered_by(caller: &Process, id: &str) -> Result<(), String> {
+async fn reach(callers: &Callers, id: &str) -> Result<(), String> {
     let suffix = format!(" from {id}");
-    within(&format!("their caller reaches {id}"), PATIENCE, async || {
-        theirs::calls(caller).iter().flatten().any(|answer| answer.ends_with(&suffix)).then_some(())
-    })
-    .await
-}
-
-async fn stand(framework: &Framework, etcd: &Etcd, service: &str, count: usize) -> Result<(), String> {
-    within("ours register", PATIENCE, async || {
-        (etcd.keys(&framework.keys_of(service)).await.len() == count).then_some(())
-    })
-    .await
+    for (over, caller) in callers {
+        within(&format!("a caller over {} reaches {id}", over.as_str()), PATIENCE, async || {
+            caller.calls().iter().flatten().any(|answer| answer.ends_with(&suffix)).then_some(())
+        })
+        .await
+        .map_err(|why| format!("{why}; last {:?}", caller.calls().last()))?;
+    }
+    Ok(())
 }

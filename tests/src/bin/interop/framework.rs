@@ -117,7 +117,7 @@ pub const FRAMEWORKS: [Framework; 9] = [
     },
     Framework {
         name: "kratos3",
-        title: "go-kratos v3.0.0 (v2's etcd registry: the module proxy has none of v3)",
+        title: "go-kratos v3.0.0 ¹",
         layout: Layout::Kratos,
         prefix: "/microservices/",
         overs: &[Over::Http, Over::Grpc],
@@ -219,6 +219,25 @@ pub const FRAMEWORKS: [Framework; 9] = [
     },
 ];
 
+/// Our own registrar, beside them: in kratos' layout, with its TTL. It is no row of what meets.
+pub const OURS: Framework = Framework {
+    name: "ours",
+    title: "**Rollcall**, kratos layout",
+    layout: Layout::Kratos,
+    prefix: "/microservices/",
+    overs: &[Over::Http, Over::Grpc],
+    whole: true,
+    authority: None,
+    drain_s: 1,
+    fates: Fates {
+        stop: Stop::Deletes,
+        ttl_s: 15,
+        deleted: Then::StaysAway,
+        revoked: Then::Back(5),
+        away: Outage::Survives,
+    },
+};
+
 /// What every program here says of itself where its framework has a place for it.
 const ZONE: (&str, &str) = ("zone", "a<b>&c");
 
@@ -234,7 +253,7 @@ pub struct Addresses {
 impl Framework {
     /// The one of that name.
     pub fn named(name: &str) -> Option<Self> {
-        FRAMEWORKS.into_iter().find(|framework| framework.name == name)
+        FRAMEWORKS.into_iter().chain([OURS]).find(|framework| framework.name == name)
     }
 
     /// How its own programs name the service that we find as `service`.

@@ -1,8 +1,8 @@
 //! Finding and calling each other: cells 1 to 3.
 
-use std::{env, path::PathBuf, process::Command, sync::Arc};
+use std::{env, path::PathBuf, process::Command, sync::Arc, time::Duration};
 
-use rollcall_registry::{Discovery, DiscoveryConfig, Registration};
+use rollcall_registry::{Discovery, Registration};
 use rollcall_shared::{KeyPrefix, Layout, ServiceInstance};
 use rollcall_tests::{Etcd, Process};
 
@@ -61,8 +61,7 @@ pub fn micro_greeter(etcd: &Etcd, service: &str, id: &str) -> Process {
 
 /// Our discovery of this framework's services.
 pub fn discovery(framework: &Framework, etcd: &Etcd) -> Result<Discovery, String> {
-    let prefix = KeyPrefix::new(framework.prefix).map_err(|error| error.to_string())?;
-    Ok(Discovery::new(ours::connect(&etcd.url())?, DiscoveryConfig::new(framework.layout, prefix)))
+    Ok(ours::registry(framework, &etcd.url(), Duration::from_secs(15))?.discovery().clone())
 }
 
 /// The one instance of `service`, once our discovery has it.
@@ -155,8 +154,9 @@ async fn call_theirs(framework: &Framework, etcd: &Etcd, service: &str) -> Resul
     let discovery = discovery(framework, etcd)?;
     let mut said = Vec::new();
     for &over in framework.overs {
+        let caller = ours::Caller::new(over, &discovery, service)?;
         for _ in 0..CALLS {
-            let answer = ours::call(over, &discovery, service).await?;
+            let answer = caller.call().await?.greeting;
             if answer != "Hello rollcall from theirs-1" {
                 return Ok(Cell::Wrong(format!("over {} it said {answer:?}", over.as_str())));
             }
@@ -219,8 +219,8 @@ async fn called(framework: &Framework, etcd: &Etcd, service: &str) -> Result<Cel
                 return Ok(Cell::Wrong(format!("without an authority {made:?}, not PROTOCOL_ERROR")));
             }
             said.push(
-                "with `grpc.WithAuthority`: of a target with `/` grpc-go makes an authority that Rust's HTTP/2 refuses \
-                 (PROTOCOL_ERROR)"
+                "with `grpc.WithAuthority`; without it PROTOCOL_ERROR, since of a target with `/` grpc-go makes an \
+                 authority that Rust's HTTP/2 refuses"
                     .to_owned(),
             );
         }

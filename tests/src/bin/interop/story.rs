@@ -3,24 +3,15 @@
 //!
 //! Our callers must not fail once. What kratos' own callers do is told beside it.
 
-use std::{
-    env,
-    path::PathBuf,
-    process::Command,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{env, path::PathBuf, process::Command, time::Duration};
 
-use rollcall_helloworld::{HelloRequest, greeter_client::GreeterClient};
-use rollcall_registry::{
-    Options, Registry,
-    call::{AnsweredBy, CallConfig, Retry, WhenEmpty, grpc::Channel, http::Client},
-};
+use rollcall_registry::Registry;
 use rollcall_tests::{Etcd, Process};
-use tokio::{task::JoinHandle, time::sleep};
+use tokio::time::sleep;
 
 use crate::{
     framework::{Framework, Over},
+    ours::{self, KeepsCalling},
     table::{Cell, Table},
     theirs::{self, PATIENCE, within},
 };
@@ -40,27 +31,28 @@ const ETCD_BACK: Duration = Duration::from_secs(8);
 /// How long a killed instance may stay in etcd: kratos' TTL, and a little.
 const KILLED_STAYS: Duration = Duration::from_secs(20);
 
+/// Calls that failed, by what befell the service.
 const COLUMNS: [&str; 5] = [
     "calls",
-    "etcd killed, back after 10 s",
-    "one instance of each side killed",
-    "all four restarted in turn",
+    "failed: etcd killed, back after 10 s",
+    "failed: one instance of each side killed",
+    "failed: all four restarted in turn",
     "answered by",
 ];
 
-/// The calls of one of our callers: who answered, or why nobody did.
-type Calls = Arc<Mutex<Vec<Result<String, String>>>>;
-
 /// Somebody who calls all the time.
 enum Caller {
-    Ours { title: &'static str, calls: Calls, task: JoinHandle<()> },
+    Ours { title: &'static str, calling: KeepsCalling },
     Theirs { title: &'static str, process: Process },
 }
 
 impl Caller {
+    /// Who answered each call so far, or why nobody did.
     fn calls(&self) -> Vec<Result<String, String>> {
         match self {
-            Self::Ours { calls, .. } => calls.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            Self::Ours { calling, .. } => {
+                calling.calls().into_iter().map(|call| call.map(|answer| answer.by)).collect()
+            }
             Self::Theirs { process, .. } => theirs::calls(process),
         }
     }
@@ -68,14 +60,6 @@ impl Caller {
     fn title(&self) -> &'static str {
         match self {
             Self::Ours { title, .. } | Self::Theirs { title, .. } => title,
-        }
-    }
-}
-
-impl Drop for Caller {
-    fn drop(&mut self) {
-        if let Self::Ours { task, .. } = self {
-            task.abort();
         }
     }
 }
@@ -106,10 +90,10 @@ async fn told() -> Result<Vec<(&'static str, Vec<Cell>)>, String> {
     })
     .await?;
 
-    let registry = Registry::new(Options::kratos().endpoints([etcd.url()])).map_err(|error| error.to_string())?;
+    let registry = ours::registry(&kratos, &etcd.url(), Duration::from_secs(15))?;
     let callers = [
-        ours_over_grpc(&registry)?,
-        ours_over_http(&registry)?,
+        ours_calling("ours, gRPC", Over::Grpc, &registry)?,
+        ours_calling("ours, HTTP", Over::Http, &registry)?,
         Caller::Theirs { title: "go-kratos, gRPC", process: calling(&kratos, &etcd, Over::Grpc) },
         Caller::Theirs { title: "go-kratos, HTTP", process: calling(&kratos, &etcd, Over::Http) },
     ];
@@ -171,10 +155,7 @@ fn row(caller: &Caller, number: usize, marks: &[Vec<usize>]) -> Vec<Cell> {
     let mut cells = vec![Cell::Measured(format!("{}", marks[marks.len() - 1][number]))];
     for stage in marks.windows(2) {
         let part = &calls[stage[0][number]..stage[1][number]];
-        let failed = part.iter().filter(|call| call.is_err()).count();
-        let why = part.iter().find_map(|call| call.clone().err());
-        let why = why.map_or_else(String::new, |why| format!(" ({})", crate::callers::shortened(&why)));
-        let text = format!("{failed} of {} failed{why}", part.len());
+        let (failed, text) = crate::callers::failed(part);
         cells.push(match caller {
             Caller::Ours { .. } => Cell::judged(failed == 0 && !part.is_empty(), text),
             Caller::Theirs { .. } => Cell::Measured(text),
@@ -216,57 +197,9 @@ fn calling(kratos: &Framework, etcd: &Etcd, over: Over) -> Process {
     theirs::call(kratos, etcd, SERVICE, over, 0, 10)
 }
 
-/// To greet twice does no harm, so that a call is tried again wherever it broke off.
-fn config() -> CallConfig {
-    CallConfig { retry: Retry::all(), when_empty: WhenEmpty::Wait(Duration::from_secs(5)), ..CallConfig::default() }
-}
-
-fn answered_by(by: Option<&AnsweredBy>) -> String {
-    by.map_or_else(|| "nobody known".to_owned(), |by| by.instance.id.clone())
-}
-
-fn ours_over_grpc(registry: &Registry) -> Result<Caller, String> {
-    let channel = Channel::connect("discovery:///helloworld", registry.discovery(), config());
-    let greeter = GreeterClient::new(channel.map_err(|error| error.to_string())?);
-    Ok(keep_calling("ours, gRPC", move || {
-        let mut greeter = greeter.clone();
-        async move {
-            let request = HelloRequest { name: "rollcall".to_owned() };
-            let reply = greeter.say_hello(request).await.map_err(|status| status.to_string())?;
-            Ok(answered_by(reply.extensions().get()))
-        }
-    }))
-}
-
-fn ours_over_http(registry: &Registry) -> Result<Caller, String> {
-    let client = Client::new(registry.discovery(), config()).map_err(|error| error.to_string())?;
-    Ok(keep_calling("ours, HTTP", move || {
-        let client = client.clone();
-        async move {
-            let asked = client.get("discovery:///helloworld/helloworld/rollcall").send().await;
-            let answer = asked.map_err(|error| error.to_string())?;
-            let answer = answer.error_for_status().map_err(|error| error.to_string())?;
-            let by = answered_by(answer.extensions().get());
-            answer.bytes().await.map_err(|error| error.to_string())?;
-            Ok(by)
-        }
-    }))
-}
-
-fn keep_calling<F>(title: &'static str, call: impl Fn() -> F + Send + 'static) -> Caller
-where
-    F: Future<Output = Result<String, String>> + Send + 'static,
-{
-    let calls = Calls::default();
-    let kept = Arc::clone(&calls);
-    let task = tokio::spawn(async move {
-        loop {
-            let outcome = call().await;
-            kept.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
-            sleep(EVERY).await;
-        }
-    });
-    Caller::Ours { title, calls, task }
+fn ours_calling(title: &'static str, over: Over, registry: &Registry) -> Result<Caller, String> {
+    let caller = ours::Caller::new(over, registry.discovery(), SERVICE)?;
+    Ok(Caller::Ours { title, calling: KeepsCalling::start(caller, EVERY) })
 }
 
 /// Waits until both of our callers have been answered by `id`.

@@ -5,7 +5,10 @@ use std::{env, path::PathBuf, process::Command, time::Duration};
 use rollcall_tests::{Etcd, Process};
 use tokio::time::{Instant, sleep};
 
-use crate::framework::{Framework, Over};
+use crate::{
+    framework::{Framework, OURS, Over},
+    ours,
+};
 
 /// How often something is looked at that should come.
 const POLL: Duration = Duration::from_millis(20);
@@ -47,8 +50,13 @@ fn program(framework: &Framework, mode: &str, etcd: &str, service: &str) -> Comm
     command
 }
 
-/// Starts one that serves and registers.
+/// Starts one that serves and registers; for [`OURS`] it is one of ours.
 pub fn serve(framework: &Framework, etcd: &Etcd, service: &str, id: &str) -> Process {
+    if framework.name == OURS.name {
+        let ttl = Duration::from_secs(framework.fates.ttl_s.unsigned_abs());
+        return ours::greeter_process_for(framework, &etcd.address(), service, id, ttl)
+            .expect("this program is a file");
+    }
     let mut command = program(framework, "serve", &etcd.address(), service);
     command.args(["--id", id]);
     Process::start(framework.name, command, INSTALL)
