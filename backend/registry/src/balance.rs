@@ -61,7 +61,9 @@ pub enum Outcome {
     /// The connection broke before an answer, or the answer was that the instance is unavailable: it is left out after
     /// [`Ejection::failures_in_a_row`] of them.
     Failed,
-    /// Nothing that speaks against the address: the call never reached it, or was given up.
+    /// The caller gave it up after this long: if anything, the address is slow.
+    GivenUp(Duration),
+    /// Nothing is known of it: the call never reached the address.
     Unknown,
 }
 
@@ -295,6 +297,10 @@ impl<T> Balancer<T> {
         match outcome {
             Outcome::Answered(latency) => {
                 node.load.answered(latency, now_ms);
+                return false;
+            }
+            Outcome::GivenUp(after) => {
+                node.load.given_up(after, now_ms);
                 return false;
             }
             Outcome::Unknown => return false,

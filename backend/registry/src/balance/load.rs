@@ -68,6 +68,13 @@ impl Load {
         self.sample(latency, now_ms);
     }
 
+    /// An answer would have taken longer than `after`, whether that is long or not.
+    pub(super) fn given_up(&self, after: Duration, now_ms: u64) {
+        if in_ns(after) > self.latency_ns.load(Ordering::Relaxed) {
+            self.sample(after, now_ms);
+        }
+    }
+
     /// Notes a failure.
     pub(super) fn failed(&self, now_ms: u64) {
         self.failures.fetch_add(1, Ordering::Relaxed);
@@ -85,12 +92,17 @@ impl Load {
     }
 
     fn sample(&self, latency: Duration, now_ms: u64) {
-        let sample = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let sample = in_ns(latency);
         let known = self.latency_ns.load(Ordering::Relaxed);
         let age_ms = now_ms.saturating_sub(self.sampled_ms.swap(now_ms, Ordering::Relaxed));
         let mean = if sample >= known { sample } else { blend(known, sample, age_ms) };
         self.latency_ns.store(mean, Ordering::Relaxed);
     }
+}
+
+/// At least 1: 0 is for what is not known.
+fn in_ns(latency: Duration) -> u64 {
+    u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX).max(1)
 }
 
 /// The mean of what was known and a lower sample, the more of the sample the older the knowledge.
@@ -150,6 +162,17 @@ mod tests {
         load.end();
         load.end();
         assert_eq!(load.cost(0), one / 2);
+    }
+
+    #[test]
+    fn what_was_given_up_late_counts_as_slow_and_early_as_nothing() {
+        let load = Load::default();
+        load.answered(10 * MS, 0);
+        let calm = load.cost(0);
+        load.given_up(MS, 0);
+        assert_eq!(load.cost(0), calm);
+        load.given_up(100 * MS, 0);
+        assert_eq!(load.cost(0), 10 * calm);
     }
 
     #[test]

@@ -273,6 +273,7 @@ fn act() -> impl Strategy<Value = Act> {
         Just(Outcome::Refused),
         Just(Outcome::Failed),
         Just(Outcome::Unknown),
+        Just(Outcome::GivenUp(Duration::from_secs(1))),
         Just(Outcome::Answered(Duration::from_millis(3))),
     ];
     prop_oneof![

@@ -158,16 +158,17 @@ async fn call(pool: Arc<Pool<Line>>, request: Request<Body>) -> Result<Response<
     let (parts, body) = request.into_parts();
     let kept = Kept::of(body).await?;
     let repeatable = is_repeatable(pool.config.retry.repeat, &parts.method, &parts.extensions);
-    let mut tries = Tries::new(&pool, repeatable);
+    let mut tries = Tries::new(&pool, repeatable, judge::timeout(&parts.headers));
     loop {
         let one = tries.next().await.map_err(status)?;
         let request = Request::from_parts(parts.clone(), Body::new(kept.payload()));
-        let answer = tries.in_time(&one, one.call.kept().send(request)).await.map_err(status)?;
+        let answer = tries.in_time(&one, one.call().kept().send(request)).await.map_err(status)?;
         let failure = match answer {
             Ok(ref response) if judge::is_unavailable(response) => Failure::Unavailable,
             Ok(mut response) => {
-                response.extensions_mut().insert(tries.answered(&one));
-                return Ok(response.map(|body| ResponseBody::new(body, one.call)));
+                let (call, answered_by) = tries.answered(one);
+                response.extensions_mut().insert(answered_by);
+                return Ok(response.map(|body| ResponseBody::new(body, call)));
             }
             Err(Lost::Elsewhere) => Failure::Refused,
             Err(Lost::Transport(ref error)) => judge::failure(error),
@@ -178,7 +179,7 @@ async fn call(pool: Arc<Pool<Line>>, request: Request<Body>) -> Result<Response<
             Failure::Refused if kept.went_out() => Failure::Broken,
             other => other,
         };
-        one.call.kept().lost(failure);
+        one.call().kept().lost(failure);
         if tries.again(one, failure, kept.can_be_sent_again()).await {
             continue;
         }

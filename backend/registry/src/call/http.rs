@@ -111,17 +111,18 @@ impl Client {
         let repeatable = is_repeatable(pool.config.retry.repeat, request.method(), extensions);
         let scheme = Protocol::Http.scheme(pool.config.security);
         let mut kept = Some(request);
-        let mut tries = Tries::new(&pool, repeatable);
+        let mut tries = Tries::new(&pool, repeatable, None);
         loop {
             let one = tries.next().await?;
             let mut request = kept.take().expect("there is another try only where there is a copy");
             // A body that streams is there once.
             kept = request.try_clone();
-            *request.url_mut() = at(scheme, one.call.address().as_str(), &request.url()[Position::BeforePath..])?;
+            *request.url_mut() = at(scheme, one.call().address().as_str(), &request.url()[Position::BeforePath..])?;
             let answer = tries.in_time(&one, self.shared.http.execute(request)).await?;
             let failure = match answer {
                 Ok(mut response) if response.status() != StatusCode::SERVICE_UNAVAILABLE => {
-                    let answered_by = tries.answered(&one);
+                    // What is still to come of the body is reqwest's: the call counts as in flight until here.
+                    let (_, answered_by) = tries.answered(one);
                     response.extensions_mut().insert(answered_by);
                     return Ok(response);
                 }

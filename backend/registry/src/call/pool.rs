@@ -156,8 +156,8 @@ impl<T> Shared<T> {
     }
 
     /// Notes how a call of `node` ended.
-    pub(super) fn report(&self, node: &Node<T>, outcome: Outcome) {
-        if self.balancer.report(node, outcome, Instant::now()) {
+    pub(super) fn report(&self, node: &Node<T>, outcome: Outcome, now: Instant) {
+        if self.balancer.report(node, outcome, now) {
             info!(service = %self.service, address = %node.address(), ?outcome, "left out for a while");
             self.ejected.notify_one();
         }

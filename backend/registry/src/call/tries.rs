@@ -1,6 +1,6 @@
 //! The tries of one call, whatever the protocol: whom to try next, how long, and whether at all.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout_at};
 use tower::retry::budget::Budget as _;
@@ -38,62 +38,98 @@ pub(super) fn is_repeatable(repeat: Repeat, method: &http::Method, extensions: &
 pub(super) struct Tries<'pool, T> {
     pool: &'pool Shared<T>,
     repeatable: bool,
-    deadline: Option<Instant>,
+    timeout: Option<Duration>,
+    began: Instant,
     made: u32,
     tried: Vec<Address>,
 }
 
-/// One try.
-pub(super) struct Try<T> {
-    pub(super) call: InFlight<T>,
+/// One try. Dropped before it ended, it was given up.
+pub(super) struct Try<'pool, T> {
+    pool: &'pool Shared<T>,
+    call: Option<InFlight<T>>,
     began: Instant,
 }
 
+impl<T> Try<'_, T> {
+    /// The call that it is.
+    pub(super) fn call(&self) -> &InFlight<T> {
+        self.call.as_ref().expect("a try has its call until it ends")
+    }
+
+    fn end(mut self, outcome: impl FnOnce(Duration) -> Outcome) -> InFlight<T> {
+        let call = self.call.take().expect("a try ends once");
+        let now = Instant::now();
+        self.pool.report(&call, outcome(now - self.began), now);
+        call
+    }
+}
+
+impl<T> Drop for Try<'_, T> {
+    fn drop(&mut self) {
+        if let Some(call) = self.call.take() {
+            self.pool.report(&call, Outcome::GivenUp(self.began.elapsed()), Instant::now());
+        }
+    }
+}
+
 impl<'pool, T> Tries<'pool, T> {
-    pub(super) fn new(pool: &'pool Shared<T>, repeatable: bool) -> Self {
-        let deadline = pool.config.timeout.map(|timeout| Instant::now() + timeout);
+    /// The tries of a call that has its own time to be answered, besides the configured one.
+    pub(super) fn new(pool: &'pool Shared<T>, repeatable: bool, timeout: Option<Duration>) -> Self {
+        let timeout = pool.config.timeout.into_iter().chain(timeout).min();
         pool.budget.deposit();
-        Self { pool, repeatable, deadline, made: 0, tried: Vec::new() }
+        Self { pool, repeatable, timeout, began: Instant::now(), made: 0, tried: Vec::new() }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.began.checked_add(self.timeout?)
     }
 
     /// Whom to try now.
-    pub(super) async fn next(&mut self) -> Result<Try<T>, CallError> {
-        let choice = self.pool.choose(is_among(&self.tried), self.deadline).await?;
+    pub(super) async fn next(&mut self) -> Result<Try<'pool, T>, CallError> {
+        let choice = self.pool.choose(is_among(&self.tried), self.deadline()).await?;
         self.made += 1;
-        Ok(Try { call: choice.start(), began: Instant::now() })
+        let began = if self.made == 1 { self.began } else { Instant::now() };
+        Ok(Try { pool: self.pool, call: Some(choice.start()), began })
     }
 
     /// What `answer` gives, if it gives it in time.
-    pub(super) async fn in_time<F: Future>(&self, one: &Try<T>, answer: F) -> Result<F::Output, CallError> {
-        let Some(deadline) = self.deadline else { return Ok(answer.await) };
+    pub(super) async fn in_time<F: Future>(&self, one: &Try<'_, T>, answer: F) -> Result<F::Output, CallError> {
+        let Some(deadline) = self.deadline() else { return Ok(answer.await) };
         timeout_at(deadline, answer).await.map_err(|_| {
-            self.pool.report(&one.call, Outcome::Failed);
-            let after = self.pool.config.timeout.unwrap_or_default();
-            CallError::TimedOut { service: self.pool.service.clone(), after_ms: in_ms(after) }
+            self.pool.report(one.call(), Outcome::Failed, Instant::now());
+            let after_ms = in_ms(self.timeout.unwrap_or_default());
+            CallError::TimedOut { service: Arc::clone(&self.pool.service), after_ms }
         })
     }
 
-    /// A try was answered.
-    pub(super) fn answered(&self, one: &Try<T>) -> AnsweredBy {
-        self.pool.report(&one.call, Outcome::Answered(one.began.elapsed()));
-        AnsweredBy { instance: one.call.instance().clone(), address: one.call.address().clone() }
+    /// A try was answered, by whom it says. The call is in flight until what is given back is dropped.
+    #[expect(clippy::unused_self, reason = "what ends a try stands together")]
+    pub(super) fn answered(&self, one: Try<'_, T>) -> (InFlight<T>, AnsweredBy) {
+        let call = one.end(Outcome::Answered);
+        let by = AnsweredBy { instance: Arc::clone(call.instance()), address: call.address().clone() };
+        (call, by)
     }
 
     /// A try failed. Whether there is to be another one, if the request can be `sent_again` at all; it is then to be made at
     /// once.
-    pub(super) async fn again(&mut self, one: Try<T>, failure: Failure, sent_again: bool) -> bool {
-        let (outcome, allowed) = match failure {
-            Failure::Refused => (Outcome::Refused, true),
-            Failure::Unsent => (Outcome::Unknown, true),
-            Failure::Broken | Failure::Unavailable => (Outcome::Failed, self.repeatable),
-            Failure::Final => (Outcome::Unknown, false),
+    pub(super) async fn again(&mut self, one: Try<'_, T>, failure: Failure, sent_again: bool) -> bool {
+        let allowed = match failure {
+            Failure::Refused | Failure::Unsent => true,
+            Failure::Broken | Failure::Unavailable => self.repeatable,
+            Failure::Final => false,
         };
-        self.pool.report(&one.call, outcome);
+        let call = one.end(|after| match failure {
+            Failure::Refused => Outcome::Refused,
+            Failure::Unsent => Outcome::Unknown,
+            Failure::Broken | Failure::Unavailable => Outcome::Failed,
+            Failure::Final => Outcome::GivenUp(after),
+        });
         if !(sent_again && allowed) || self.made >= self.pool.config.retry.attempts || !self.pool.budget.withdraw() {
             return false;
         }
-        self.tried.push(one.call.address().clone());
-        drop(one);
+        self.tried.push(call.address().clone());
+        drop(call);
         if self.pool.is_exhausted(is_among(&self.tried)) {
             sleep(PAUSE_MAX.mul_f64(fastrand::f64())).await;
         }

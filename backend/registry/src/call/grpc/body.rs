@@ -69,7 +69,8 @@ impl Kept {
     pub(super) fn payload(&self) -> Payload {
         match self {
             Self::Whole(bytes, went_out) => {
-                went_out.store(false, Ordering::Relaxed);
+                // Without a single message there is nothing that a connection could take later than the call itself.
+                went_out.store(bytes.is_none(), Ordering::Relaxed);
                 Payload::Whole(bytes.clone(), Arc::clone(went_out))
             }
             Self::Stream(stream) => Payload::Stream(Arc::clone(stream)),
@@ -174,5 +175,81 @@ impl HttpBody for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use http_body_util::{BodyExt as _, StreamBody};
+
+    use super::*;
+
+    fn frames(sizes: &[usize], ends: bool) -> Body {
+        let frames: Vec<_> =
+            sizes.iter().map(|&size| Ok::<_, Status>(Frame::data(Bytes::from(vec![b'x'; size])))).collect();
+        let frames = stream::iter(frames);
+        if ends {
+            Body::new(StreamBody::new(frames))
+        } else {
+            Body::new(StreamBody::new(futures_util::StreamExt::chain(frames, stream::pending())))
+        }
+    }
+
+    async fn sent(kept: &Kept) -> usize {
+        Body::new(kept.payload()).collect().await.unwrap().to_bytes().len()
+    }
+
+    #[tokio::test]
+    async fn one_message_is_sent_as_often_as_it_takes() {
+        let kept = Kept::of(frames(&[7], true)).await.unwrap();
+        for _ in 0..3 {
+            drop(kept.payload());
+            assert!(!kept.went_out());
+            assert_eq!(sent(&kept).await, 7);
+            assert!(kept.went_out() && kept.can_be_sent_again());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_goes_out_as_one_frame_that_is_the_last() {
+        let kept = Kept::of(frames(&[7], true)).await.unwrap();
+        let mut payload = kept.payload();
+        assert!(!payload.is_end_stream());
+        let frame = payload.frame().await.unwrap().unwrap();
+        assert_eq!(frame.data_ref().unwrap().len(), 7);
+        assert!(payload.is_end_stream());
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_there_until_a_part_of_it_went_out() {
+        for body in [frames(&[7, 8, 9], true), frames(&[7, 8], true), frames(&[REPLAY_BYTES_MAX + 1], true)] {
+            let kept = Kept::of(body).await.unwrap();
+            drop(kept.payload());
+            assert!(kept.can_be_sent_again());
+            let all = sent(&kept).await;
+            assert!(all == 24 || all == 15 || all == REPLAY_BYTES_MAX + 1, "{all}");
+            assert!(kept.went_out() && !kept.can_be_sent_again());
+        }
+        // What is not there yet is not waited for.
+        let kept = Kept::of(frames(&[7], false)).await.unwrap();
+        assert!(kept.can_be_sent_again());
+        let mut payload = kept.payload();
+        assert_eq!(payload.frame().await.unwrap().unwrap().data_ref().unwrap().len(), 7);
+        assert!(!kept.can_be_sent_again());
+    }
+
+    #[tokio::test]
+    async fn a_call_without_a_message_counts_as_sent() {
+        let kept = Kept::of(Body::empty()).await.unwrap();
+        drop(kept.payload());
+        assert!(kept.went_out());
+    }
+
+    #[tokio::test]
+    async fn a_message_that_cannot_be_written_fails_the_call() {
+        let broken = StreamBody::new(stream::iter([Err::<Frame<Bytes>, _>(Status::internal("no such message"))]));
+        let Err(status) = Kept::of(Body::new(broken)).await else { panic!("it was taken") };
+        assert_eq!(status.message(), "no such message");
     }
 }

@@ -1,8 +1,8 @@
 //! What the end of a call says of the instance, and of whether the call was carried out. Pure.
 
-use std::error::Error;
+use std::{error::Error, time::Duration};
 
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 
 use crate::call::tries::Failure;
 
@@ -50,9 +50,42 @@ pub(super) fn failure(error: &tonic::transport::Error) -> Failure {
     Failure::Broken
 }
 
+/// How long the caller gives the call, with all its tries, as
+/// [`grpc-timeout`](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#requests) says it.
+pub(super) fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let said = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = said.split_at_checked(said.len().checked_sub(1)?)?;
+    let count: u32 = (digits.len() <= 8).then(|| digits.parse().ok())??;
+    Some(match unit {
+        "H" => Duration::from_hours(count.into()),
+        "M" => Duration::from_mins(count.into()),
+        "S" => Duration::from_secs(count.into()),
+        "m" => Duration::from_millis(count.into()),
+        "u" => Duration::from_micros(count.into()),
+        "n" => Duration::from_nanos(count.into()),
+        _ => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_that_a_caller_gives_is_read() {
+        let said =
+            |said: &str| timeout(&HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), said.parse().unwrap())]));
+        assert_eq!(said("2H"), Some(Duration::from_hours(2)));
+        assert_eq!(said("3M"), Some(Duration::from_mins(3)));
+        assert_eq!(said("4S"), Some(Duration::from_secs(4)));
+        assert_eq!(said("500m"), Some(Duration::from_millis(500)));
+        assert_eq!(said("99999999u"), Some(Duration::from_micros(99_999_999)));
+        assert_eq!(said("1n"), Some(Duration::from_nanos(1)));
+        for wrong in ["", "S", "1", "1x", "-1S", "100000000S", "1.5S"] {
+            assert_eq!(said(wrong), None, "{wrong:?}");
+        }
+        assert_eq!(timeout(&HeaderMap::new()), None);
+    }
 
     #[test]
     fn unavailable_is_told_from_other_answers() {
