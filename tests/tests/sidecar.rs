@@ -9,7 +9,11 @@ use std::{
 };
 
 use rollcall_tests::{
-    Etcd, FaultProxy, Process, etcd::free_port, eventually, process::children, process::is_running, seconds,
+    Etcd, FaultProxy, Process,
+    etcd::free_port,
+    eventually,
+    process::{children, is_running, send},
+    seconds,
     server::rollcall,
 };
 use serde_json::Value;
@@ -310,37 +314,44 @@ async fn a_service_manager_is_told() {
     }
 }
 
-/// A command that starts `rollcall` as the first process of a namespace of its own.
-fn as_first_process(etcd: &str, args: &[&str]) -> Command {
+/// A command that starts `rollcall` as the first process of a namespace of its own; none where that is not allowed.
+fn as_first_process(etcd: &str, args: &[&str]) -> Option<Command> {
+    // Who may not, becomes root in a namespace of users of its own.
+    let ways: [&[&str]; 2] = [&[], &["--user", "--map-root-user"]];
+    let own = ["--pid", "--fork", "--kill-child", "--mount-proc", "--"];
+    let may = |way: &&&[&str]| {
+        let tried = Command::new("unshare").args(**way).args(own).arg("true").stderr(Stdio::null()).status();
+        tried.is_ok_and(|status| status.success())
+    };
     let inner = command(etcd, args);
     let mut outer = Command::new("unshare");
-    // Who may not, becomes root in a namespace of users of its own.
-    if !rustix::process::geteuid().is_root() {
-        outer.args(["--user", "--map-root-user"]);
-    }
-    outer
-        .args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"])
-        .arg(inner.get_program())
-        .args(inner.get_args());
-    outer
+    outer.args(*ways.iter().find(may)?).args(own).arg(inner.get_program()).args(inner.get_args());
+    Some(outer)
+}
+
+/// Leaves eight orphans behind, each of which ends a while after its parent.
+const ORPHANS: &str = "trap 'exit 7' TERM; trap 'echo usr1' USR1; \
+                       for n in 1 2 3 4 5 6 7 8; do (sleep 0.2 & exec sh -c 'exit 0'); done; \
+                       echo left; while :; do sleep 0.05; done";
+
+/// Nothing is left below `pid` but its command.
+async fn reaped(pid: u32) {
+    eventually("nothing is left but the command", seconds(10), || async {
+        let left = children(pid);
+        let zombies = left.iter().filter(|(pid, _)| !is_running(*pid)).count();
+        if zombies == 0 && left.len() == 1 { Ok(()) } else { Err(left) }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn as_the_first_process_of_a_container_it_reaps_and_passes_on() {
-    let probe = Command::new("unshare").args(["--pid", "--fork", "true"]).stderr(Stdio::null()).status();
-    let probe_user = Command::new("unshare").args(["--user", "--pid", "--fork", "true"]).stderr(Stdio::null()).status();
-    let may = |status: &std::io::Result<std::process::ExitStatus>| {
-        status.as_ref().is_ok_and(std::process::ExitStatus::success)
-    };
-    assert!(
-        may(&probe) || may(&probe_user),
-        "this test makes a namespace of processes: run it as root, or `sysctl kernel.unprivileged_userns_clone=1`"
-    );
     let etcd = Etcd::spawn().await;
-    // Each round leaves an orphan behind, whose parent is gone before it ends.
-    let script = "trap 'exit 7' TERM; trap 'echo usr1' USR1; \
-                  for n in 1 2 3 4 5 6 7 8; do (sleep 0.2 & exec sh -c 'exit 0'); done; echo left; while :; do sleep 0.05; done";
-    let mut outer = start(as_first_process(&etcd.url(), &["--", "sh", "-c", script]));
+    let Some(outer) = as_first_process(&etcd.url(), &["--", "sh", "-c", ORPHANS]) else {
+        eprintln!("no namespace of processes may be made here: only what reaps below a reaper is tested");
+        return;
+    };
+    let mut outer = start(outer);
     outer.stdout_line("the orphans are left", seconds(10), |line| (line == "left").then_some(())).await;
     etcd.key_stands(KEY, true, seconds(15)).await;
     let first = eventually("it runs in its namespace", seconds(5), || async {
@@ -351,15 +362,39 @@ async fn as_the_first_process_of_a_container_it_reaps_and_passes_on() {
     let status = std::fs::read_to_string(format!("/proc/{first}/status")).unwrap();
     let numbers = status.lines().find(|line| line.starts_with("NSpid:")).unwrap_or_default();
     assert!(numbers.ends_with("\t1"), "it is not the first process there: {numbers:?}");
-    eventually("nothing is left but the command and what it sleeps with", seconds(10), || async {
-        let left = children(first);
-        let zombies: Vec<_> = left.iter().filter(|(pid, _)| !is_running(*pid)).cloned().collect();
-        if zombies.is_empty() && left.len() == 1 { Ok(()) } else { Err(left) }
-    })
-    .await;
-    rollcall_tests::process::send(first, "USR1");
+    reaped(first).await;
+    send(first, "USR1");
     outer.stdout_line("a signal comes through", seconds(10), |line| (line == "usr1").then_some(())).await;
-    rollcall_tests::process::send(first, "TERM");
+    send(first, "TERM");
     assert_eq!(outer.ended(seconds(10)).await.code(), Some(7), "the command's own code: {:?}", outer.stderr());
     assert!(etcd.get(KEY).await.is_none());
+}
+
+/// Names to a child of this test's what it is to become.
+const BECOME: &str = "ROLLCALL_TEST_BECOME";
+
+/// Orphans come to the nearest reaper above them. This test starts itself again, becomes one, and then `rollcall`: who
+/// reaps stays who reaps.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_orphaned_below_it_is_reaped_and_its_commands_end_is_not_taken() {
+    if let Ok(line) = std::env::var(BECOME) {
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("Linux has reapers");
+        let words: Vec<String> = serde_json::from_str(&line).unwrap();
+        let error = std::os::unix::process::CommandExt::exec(Command::new(&words[0]).args(&words[1..]));
+        panic!("{}: {error}", words[0]);
+    }
+    let etcd = Etcd::spawn().await;
+    let inner = command(&etcd.url(), &["--", "sh", "-c", ORPHANS]);
+    let words: Vec<String> =
+        [inner.get_program()].into_iter().chain(inner.get_args()).map(|word| word.to_string_lossy().into()).collect();
+    let mut again = Command::new(std::env::current_exe().unwrap());
+    let name = "what_is_orphaned_below_it_is_reaped_and_its_commands_end_is_not_taken";
+    again.args([name, "--exact", "--nocapture"]).env(BECOME, serde_json::to_string(&words).unwrap());
+    let mut job = start(again);
+    job.stdout_line("the orphans are left", seconds(10), |line| line.ends_with("left").then_some(())).await;
+    reaped(job.pid()).await;
+    etcd.key_stands(KEY, true, seconds(15)).await;
+    job.signal("TERM");
+    assert_eq!(job.ended(seconds(10)).await.code(), Some(7), "the command's own code: {:?}", job.stderr());
 }
