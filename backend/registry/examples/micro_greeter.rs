@@ -30,7 +30,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let registry = Registry::new(Options::from_env()?)?;
     let mut instance = registry.instance(name, [listener.local_addr()?.to_string()]);
     instance.id = args.next().unwrap_or(instance.id);
-    instance.version = "latest".to_owned();
+    instance.version = "latest".into();
     instance.metadata = SPEAKS.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
 
     let lifecycle = Lifecycle::new();
