@@ -1,19 +1,30 @@
 //! What is told to a service manager that asked for it: `sd_notify(3)`, over the socket that it names.
 //!
-//! Owns: that socket. Must not know: when what is said. Telling is never in the way: what cannot be told is logged.
+//! Owns: that socket. Must not know: when what is said. Telling is never in the way: that it fails is logged
+//! once.
 
-use std::{ffi::OsString, io, os::unix::net::UnixDatagram, sync::Arc};
+use std::{
+    ffi::OsString,
+    io,
+    os::unix::net::UnixDatagram,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 /// A service manager, or nobody; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Manager {
     socket: Option<Arc<OsString>>,
+    /// Whether it was said already that it cannot be told.
+    failed: Arc<AtomicBool>,
 }
 
 impl Manager {
     /// The one that listens at `socket`: a path, or an abstract name behind an `@`; nobody where there is none.
     pub fn at(socket: Option<OsString>) -> Self {
-        Self { socket: socket.filter(|socket| !socket.is_empty()).map(Arc::new) }
+        Self { socket: socket.filter(|socket| !socket.is_empty()).map(Arc::new), failed: Arc::default() }
     }
 
     /// What was started runs.
@@ -33,7 +44,9 @@ impl Manager {
 
     fn tell(&self, text: &str) {
         let Some(socket) = &self.socket else { return };
-        if let Err(error) = send(socket, text.as_bytes()) {
+        if let Err(error) = send(socket, text.as_bytes())
+            && !self.failed.swap(true, Ordering::Relaxed)
+        {
             tracing::warn!(%error, socket = %socket.display(), "the service manager cannot be told");
         }
     }

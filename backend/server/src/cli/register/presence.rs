@@ -53,7 +53,7 @@ impl Presence {
                 () = tell(registration.key(), state.clone(), &self.manager) => false,
             };
             let stood = !matches!(*state.borrow(), RegistrationState::Lost { .. });
-            leave(registration).await;
+            leave(registration, stood).await;
             if ended {
                 return stood;
             }
@@ -125,9 +125,10 @@ async fn tell(key: &str, mut state: watch::Receiver<RegistrationState>, manager:
 }
 
 /// Deletes the key, as a framework does whose program stops by itself. The lease then runs out.
-async fn leave(registration: Registration) {
+async fn leave(registration: Registration, stood: bool) {
     let key = registration.key().to_owned();
     match timeout(LEAVE_TIMEOUT, registration.withdraw()).await {
+        Ok(Ok(())) if !stood => tracing::debug!(key, "it was not registered"),
         Ok(Ok(())) => tracing::info!(key, "deregistered"),
         Ok(Err(error)) => tracing::warn!(key, %error, "not deregistered; the key runs out with its lease"),
         Err(_) => tracing::warn!(key, "etcd does not answer; the key runs out with its lease"),
