@@ -11,7 +11,7 @@ use rollcall_helloworld::{
     HelloReply, HelloRequest,
     greeter_server::{Greeter, GreeterServer},
 };
-use rollcall_registry::{Lifecycle, Options, Registry, ServiceInstance};
+use rollcall_registry::{Lifecycle, Options, Registry};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tonic::{Request, Response, Status, transport::Server, transport::server::TcpIncoming};
@@ -34,12 +34,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let etcd = std::env::args().nth(1).or_else(|| std::env::var("ROLLCALL_ENDPOINTS").ok());
     let registry = Registry::new(Options::kratos().endpoints([etcd.unwrap_or("127.0.0.1:2379".to_owned())]))?;
     let (http, grpc) = (TcpListener::bind("127.0.0.1:0").await?, TcpListener::bind("127.0.0.1:0").await?);
-    let instance = ServiceInstance {
-        id: uuid::Uuid::new_v4().to_string(),
-        name: "helloworld".to_owned(),
-        endpoints: vec![format!("http://{}", http.local_addr()?), format!("grpc://{}", grpc.local_addr()?)],
-        ..ServiceInstance::default()
-    };
+    let endpoints = [format!("http://{}", http.local_addr()?), format!("grpc://{}", grpc.local_addr()?)];
+    let instance = registry.instance("helloworld", endpoints);
 
     let lifecycle = Lifecycle::new();
     let (stop_http, stop_grpc) = (lifecycle.stop().cancelled_owned(), lifecycle.stop().cancelled_owned());
