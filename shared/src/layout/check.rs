@@ -124,7 +124,7 @@ fn endpoints(rules: Rules, endpoints: &[String]) -> Vec<FieldError> {
     let pointer = "/instance/endpoints";
     let check = |text: &str| match rules.endpoints {
         EndpointRule::Urls => url(text),
-        EndpointRule::UrlOrHostPort if has_scheme(text) => url(text),
+        EndpointRule::UrlOrHostPort if scheme(text).is_some() => url(text),
         EndpointRule::HostPort | EndpointRule::Address | EndpointRule::UrlOrHostPort => host_and_port(text),
     };
     let count = endpoints.len();
@@ -158,15 +158,16 @@ fn host_and_port(text: &str) -> Result<(), String> {
     }
 }
 
-/// Whether `text` holds a `://`. The standard library's search for a text weighs more, in a page, than all of this file.
-fn has_scheme(text: &str) -> bool {
-    text.split(':').skip(1).any(|rest| rest.starts_with("//"))
+/// What stands before a `://` and after it. The standard library's search for a text weighs, in a page, more than all of
+/// these rules.
+fn scheme(text: &str) -> Option<(&str, &str)> {
+    let at = text.as_bytes().windows(3).position(|three| three == b"://")?;
+    Some((text.get(..at)?, text.get(at + 3..)?))
 }
 
 /// Whether `text` is an absolute URL with a host, as Go's `url.Parse` takes it.
 fn url(text: &str) -> Result<(), String> {
-    let Some((scheme, rest)) = text.split_once(':').and_then(|(scheme, rest)| Some((scheme, rest.strip_prefix("//")?)))
-    else {
+    let Some((scheme, rest)) = scheme(text) else {
         return Err("an absolute URL is needed, such as http://10.0.0.1:8000 or grpc://10.0.0.1:9000".to_owned());
     };
     if !scheme.starts_with(|char: char| char.is_ascii_alphabetic())
@@ -175,7 +176,7 @@ fn url(text: &str) -> Result<(), String> {
         return Err("the scheme before :// is letters, digits, +, - and ., and begins with a letter".to_owned());
     }
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (host, tail) = (rest.get(..end).unwrap_or_default(), rest.get(end..).unwrap_or_default());
+    let (host, tail) = rest.split_at_checked(end).unwrap_or((rest, ""));
     if tail.chars().any(|char| char.is_control() || char.is_whitespace()) {
         return Err("an endpoint holds neither whitespace nor control characters".to_owned());
     }
@@ -207,7 +208,7 @@ fn authority(text: &str) -> Result<bool, String> {
         return Err("the host is missing".to_owned());
     }
     if !text.starts_with('[') && !host.chars().all(|char| char.is_alphanumeric() || "-._".contains(char)) {
-        return Err(if has_scheme(host) {
+        return Err(if scheme(host).is_some() {
             "this layout knows no schemes: it wants host:port, such as 10.0.0.1:8000".to_owned()
         } else if host.contains(':') {
             "an IPv6 address stands in brackets, such as [2001:db8::1]:8000".to_owned()
