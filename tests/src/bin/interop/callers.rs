@@ -16,7 +16,7 @@ use crate::{
 /// The columns of this part: calls that failed.
 pub const COLUMNS: [&str; 4] = [
     "their callers, one of two of ours leaves",
-    "their callers, one of two of ours is killed",
+    "their callers, one of two of ours is killed ³",
     "our callers, one of two of theirs leaves",
     "our callers, one of two of theirs is killed",
 ];
@@ -150,7 +150,7 @@ pub fn failed(calls: &[Result<String, String>]) -> (usize, String) {
 
 /// The beginning of an error, for a cell.
 fn shortened(why: &str) -> String {
-    const CHARS_MAX: usize = 90;
+    const CHARS_MAX: usize = 60;
     let mut text: String = why.chars().take(CHARS_MAX).collect();
     if text.len() < why.len() {
         text.push('…');

@@ -6,7 +6,7 @@ use rollcall_tests::Etcd;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    framework::{Fates, Framework, Outage, Stop, Then},
+    framework::{Fates, Framework, OURS, Outage, Stop, Then},
     table::Cell,
     theirs::{self, Entry, PATIENCE, within},
 };
@@ -51,7 +51,7 @@ async fn stopped(framework: &Framework, etcd: &Etcd) -> Result<Cell, String> {
     let took = start.elapsed();
     let lives = etcd.ttl(entry.lease).await.is_some();
     let (stop, how) = if lives { (Stop::Deletes, "deletes it") } else { (Stop::Revokes, "revokes its lease") };
-    Ok(Cell::judged(stop == framework.fates.stop, format!("{how}, {}", told(took))))
+    Ok(seen(framework, stop == framework.fates.stop, format!("{how}, {}", told(took))))
 }
 
 async fn killed(framework: &Framework, etcd: &Etcd) -> Result<Cell, String> {
@@ -67,7 +67,7 @@ async fn killed(framework: &Framework, etcd: &Etcd) -> Result<Cell, String> {
     let took = start.elapsed();
     // The last renewal was at most a third of the TTL ago.
     let good = ttl_s == framework.fates.ttl_s && took + SLACK >= ttl * 2 / 3;
-    Ok(Cell::judged(good, format!("gone after {} (TTL {ttl_s} s)", told(took))))
+    Ok(seen(framework, good, format!("gone after {} (TTL {ttl_s} s)", told(took))))
 }
 
 async fn deleted(framework: &Framework, etcd: &Etcd) -> Result<Cell, String> {
@@ -102,9 +102,9 @@ async fn comes_back(framework: &Framework, etcd: &Etcd, service: &str, before: &
             let key = if now.key == before.key { "same key" } else { "new key" };
             let lease = if now.lease == before.lease { "same lease" } else { "new lease" };
             let good = matches!(then, Then::Back(within_s) if took <= Duration::from_secs(within_s) + SLACK);
-            Cell::judged(good, format!("back after {}, {key}, {lease}", told(took)))
+            seen(framework, good, format!("back after {}, {key}, {lease}", told(took)))
         }
-        Err(_) => Cell::judged(then == Then::StaysAway, format!("stays away ({} s watched)", patience.as_secs())),
+        Err(_) => seen(framework, then == Then::StaysAway, format!("stays away ({} s watched)", patience.as_secs())),
     }
 }
 
@@ -173,7 +173,16 @@ async fn outcome(
     if away == Outage::Lost && outage < LONG_OUTAGE && survives {
         return Ok(Cell::Measured(text));
     }
-    Ok(Cell::judged(survives == (away == Outage::Survives), text))
+    Ok(seen(framework, survives == (away == Outage::Survives), text))
+}
+
+/// What is known of theirs is measured, and wrong where it is otherwise; ours must be as it is.
+fn seen(framework: &Framework, expected: bool, text: String) -> Cell {
+    match expected {
+        true if framework.name == OURS.name => Cell::Good(text),
+        true => Cell::Measured(text),
+        false => Cell::Wrong(text),
+    }
 }
 
 /// A registration is older than a moment: what is measured is not the start of the program.

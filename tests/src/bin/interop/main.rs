@@ -31,10 +31,17 @@ takes longer than half a minute, and the story unless it is named.";
 /// The name of the story.
 const STORY: &str = "kratos-story";
 
-/// The note below the tables.
-const KRATOS3: &str = "\
-¹ with v2's etcd registry behind an adapter of types: the two differ in one import path, and the Go module proxy has none \
-of v3.";
+/// The notes below the tables.
+const NOTES: &str = "\
+¹ with v2's etcd registry behind an adapter of types: the two differ in one import path, and the Go module proxy has none
+of v3.
+
+² with `grpc.WithAuthority`: of a target with a `/` grpc-go makes an `:authority` with `%2F`, which Rust's HTTP/2 refuses
+(PROTOCOL_ERROR).
+
+³ the callers of go-kratos over HTTP, of go-micro v5 and of hertz go on calling the dead one until its lease is over, those
+of go-micro v2 now and then; those of go-kratos over gRPC, of etcd naming, go-zero and kitex leave a broken connection out,
+and go-kit's tries another.";
 
 struct Request {
     quick: bool,
@@ -98,9 +105,7 @@ async fn main() -> ExitCode {
         println!("{}", table.markdown());
         wrong.extend(table.wrong());
     }
-    if request.frameworks.iter().any(|framework| framework.name == "kratos3") {
-        println!("{KRATOS3}");
-    }
+    println!("{}\n\n{NOTES}", table::LEGEND);
     eprintln!("interop: {:.0} s", start.elapsed().as_secs_f64());
     for cell in &wrong {
         eprintln!("interop: {cell}");
@@ -111,7 +116,7 @@ async fn main() -> ExitCode {
 async fn matrix(request: &Request) -> Vec<Table> {
     let frameworks = &request.frameworks;
     let etcd = Etcd::spawn().await;
-    let mut meetings = Table::new("framework", &meet::COLUMNS);
+    let mut meetings = Table::new("Found and called", "framework", &meet::COLUMNS);
     eprintln!("interop: finding and calling each other");
     for framework in frameworks {
         meetings.row(framework.title, Box::pin(meet::meet(framework, &etcd)).await);
@@ -122,7 +127,7 @@ async fn matrix(request: &Request) -> Vec<Table> {
     for some in frameworks.chunks(3) {
         departures.extend(join_all(some.iter().map(|framework| callers::of(framework, &etcd))).await);
     }
-    let mut noticed = Table::new("failed calls", &callers::COLUMNS);
+    let mut noticed = Table::new("Calls that fail when one of two instances departs", "framework", &callers::COLUMNS);
     for (framework, cells) in frameworks.iter().zip(departures) {
         noticed.row(framework.title, cells);
     }
@@ -134,7 +139,7 @@ async fn matrix(request: &Request) -> Vec<Table> {
     let left_out = || vec![Cell::Not("left out by --quick".to_owned()); frameworks.len()];
     let away = async |outage| if request.quick { left_out() } else { fates::away(frameworks, outage).await };
     let (each, short, long) = tokio::join!(each, away(fates::SHORT_OUTAGE), away(fates::LONG_OUTAGE));
-    let mut becoming = Table::new("framework", &fates::COLUMNS);
+    let mut becoming = Table::new("What becomes of a registration", "framework", &fates::COLUMNS);
     for (framework, ((mut cells, short), long)) in frameworks.iter().zip(each.into_iter().zip(short).zip(long)) {
         cells.extend([short, long]);
         becoming.row(framework.title, cells);

@@ -35,7 +35,7 @@ const KILLED_STAYS: Duration = Duration::from_secs(20);
 const COLUMNS: [&str; 5] = [
     "calls",
     "failed: etcd killed, back after 10 s",
-    "failed: one instance of each side killed",
+    "failed: one instance of each side killed ³",
     "failed: all four restarted in turn",
     "answered by",
 ];
@@ -72,7 +72,8 @@ struct Instance {
 
 /// Tells the story, as a table.
 pub async fn tell() -> Table {
-    let mut table = Table::new("caller", &COLUMNS);
+    let mut table =
+        Table::new("Two services of ours and two of go-kratos under one name, called all the time", "caller", &COLUMNS);
     match told().await {
         Ok(rows) => rows.into_iter().for_each(|(title, cells)| table.row(title, cells)),
         Err(why) => table.row("all", COLUMNS.map(|_| Cell::Wrong(why.clone())).to_vec()),

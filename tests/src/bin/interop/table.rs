@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 pub enum Cell {
     /// As it should be.
     Good(String),
-    /// Measured, and promised by nobody.
+    /// Measured: promised by nobody, or as it is recorded of others.
     Measured(String),
     /// Not as it should be.
     Wrong(String),
@@ -38,9 +38,14 @@ impl From<Result<Cell, String>> for Cell {
     }
 }
 
+/// What the marks mean.
+pub const LEGEND: &str = "✓ as it must be · plain: measured of others, as it is known of them · ✗ not as it should be · \
+    – not to be had, and why";
+
 /// A table with a name for each row.
 #[derive(Debug)]
 pub struct Table {
+    caption: &'static str,
     title: &'static str,
     columns: Vec<&'static str>,
     rows: Vec<(String, Vec<Cell>)>,
@@ -48,8 +53,8 @@ pub struct Table {
 
 impl Table {
     /// An empty one.
-    pub fn new(title: &'static str, columns: &[&'static str]) -> Self {
-        Self { title, columns: columns.to_vec(), rows: Vec::new() }
+    pub fn new(caption: &'static str, title: &'static str, columns: &[&'static str]) -> Self {
+        Self { caption, title, columns: columns.to_vec(), rows: Vec::new() }
     }
 
     /// Adds a row.
@@ -69,7 +74,7 @@ impl Table {
 
     /// As Markdown.
     pub fn markdown(&self) -> String {
-        let mut out = format!("| {} | {} |\n|---|", self.title, self.columns.join(" | "));
+        let mut out = format!("**{}**\n\n| {} | {} |\n|---|", self.caption, self.title, self.columns.join(" | "));
         out.push_str(&"---|".repeat(self.columns.len()));
         for (name, cells) in &self.rows {
             let texts: Vec<String> =
