@@ -31,7 +31,29 @@ pub fn config() -> RegistrarConfig {
 
 struct Run {
     took: Duration,
+    client: Duration,
     etcd: Duration,
+}
+
+/// A run that goes on.
+struct Running {
+    start: Instant,
+    client: Duration,
+    etcd: Duration,
+}
+
+impl Running {
+    fn start(etcd: &Etcd) -> anyhow::Result<Self> {
+        Ok(Self { start: Instant::now(), client: cpu(std::process::id())?, etcd: cpu(etcd.pid())? })
+    }
+
+    fn end(self, etcd: &Etcd) -> anyhow::Result<Run> {
+        Ok(Run {
+            took: self.start.elapsed(),
+            client: cpu(std::process::id())?.saturating_sub(self.client),
+            etcd: cpu(etcd.pid())?.saturating_sub(self.etcd),
+        })
+    }
 }
 
 /// Measures, and prints.
@@ -46,11 +68,14 @@ pub async fn measure(plan: Plan) -> anyhow::Result<()> {
         ours.push(registrar(&instances).await?);
     }
     let rate = |runs: &[Run]| median(runs.iter().map(|run| f64::from(COUNT) / run.took.as_secs_f64()));
-    let etcd_us = |runs: &[Run]| median(runs.iter().map(|run| run.etcd.as_secs_f64() * 1e6 / f64::from(COUNT)));
-    let mut table = Table::new(&["a second", "etcd µs each"]);
-    table.row("Registrar", &[(rate(&ours), 0), (etcd_us(&ours), 0)]);
-    table.row("grant and put by hand, one connection", &[(rate(&raw), 0), (etcd_us(&raw), 0)]);
+    let mut table = Table::new(&["a second", "client µs", "etcd µs"]);
+    for (name, runs) in [("Registrar", &ours), ("grant and put by hand, one connection", &raw)] {
+        let us =
+            |of: fn(&Run) -> Duration| median(runs.iter().map(|run| of(run).as_secs_f64() * 1e6 / f64::from(COUNT)));
+        table.row(name, &[(rate(runs), 0), (us(|run| run.client), 0), (us(|run| run.etcd), 0)]);
+    }
     table.print();
+    println!("  CPU for each");
     verdict("the registrar's rate, of that by hand", rate(&ours) / rate(&raw), 0.9, Wanted::AtLeast);
     Ok(())
 }
@@ -59,9 +84,9 @@ async fn registrar(instances: &[ServiceInstance]) -> anyhow::Result<Run> {
     let etcd = Etcd::spawn().await;
     let registrar = Registrar::new(connection(&etcd.url()), config());
     let registering = instances.iter().map(|instance| registrar.register(instance));
-    let (start, before) = (Instant::now(), cpu(etcd.pid())?);
+    let running = Running::start(&etcd)?;
     let kept: Vec<_> = stream::iter(registering).buffer_unordered(CONCURRENCY).try_collect().await?;
-    let run = Run { took: start.elapsed(), etcd: cpu(etcd.pid())?.saturating_sub(before) };
+    let run = running.end(&etcd)?;
     stand(&etcd).await?;
     drop(kept);
     Ok(run)
@@ -78,9 +103,9 @@ async fn by_hand(instances: &[ServiceInstance]) -> anyhow::Result<Run> {
             client.put(key, value, Some(PutOptions::new().with_lease(lease))).await
         }
     });
-    let (start, before) = (Instant::now(), cpu(etcd.pid())?);
+    let running = Running::start(&etcd)?;
     let _written: Vec<_> = stream::iter(registering).buffer_unordered(CONCURRENCY).try_collect().await?;
-    let run = Run { took: start.elapsed(), etcd: cpu(etcd.pid())?.saturating_sub(before) };
+    let run = running.end(&etcd)?;
     stand(&etcd).await?;
     Ok(run)
 }
