@@ -8,19 +8,10 @@
 
 mod follow;
 mod guard;
+mod services;
 
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
-use foldhash::fast::RandomState;
 use futures_util::{Stream, stream};
 use rollcall_shared::{KeyPrefix, Layout, ServiceInstance};
 use tokio::{
@@ -30,6 +21,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::guard::LossGuard;
+use self::services::{Service, Services};
 use crate::etcd::{connect::Connection, source::EtcdSource};
 
 /// How many services a discovery with [`Scope::Asked`] watches at once. Each has a watch of its own.
@@ -155,61 +147,13 @@ impl Drop for Shared {
     }
 }
 
-type Services = HashMap<String, Arc<Service>, RandomState>;
-
 /// What the tasks share with the handles.
 struct State {
     config: DiscoveryConfig,
-    /// By name. Read without a lock; written under `writing`.
-    services: ArcSwap<Services>,
-    writing: Mutex<()>,
+    services: Services,
     /// With [`Scope::All`]: how it is with the one watch, also before any service is known.
     whole: watch::Sender<ServiceView>,
     cancel: CancellationToken,
-}
-
-/// One service that is watched.
-struct Service {
-    /// The list, once it is known, for who only reads.
-    known: ArcSwapOption<Instances>,
-    /// All of it, for who waits for changes.
-    view: watch::Sender<ServiceView>,
-    /// Whether somebody asked since the last look.
-    asked: AtomicBool,
-}
-
-impl Service {
-    fn new() -> Self {
-        Self {
-            known: ArcSwapOption::empty(),
-            view: watch::channel(ServiceView::default()).0,
-            asked: AtomicBool::new(true),
-        }
-    }
-
-    /// Whether nobody watches it, and it has no instances.
-    fn is_idle(&self) -> bool {
-        self.view.receiver_count() == 0 && self.view.borrow().instances.is_empty()
-    }
-
-    fn note_asked(&self) {
-        // Reading first leaves the line where it is in each core's cache.
-        if !self.asked.load(Ordering::Relaxed) {
-            self.asked.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// Tells a view that differs from the one before.
-    fn tell(&self, next: ServiceView) {
-        if next.known {
-            self.known.store(Some(Arc::new(Arc::clone(&next.instances))));
-        }
-        self.view.send_if_modified(|view| {
-            let changed = *view != next;
-            *view = next;
-            changed
-        });
-    }
 }
 
 impl Discovery {
@@ -218,9 +162,8 @@ impl Discovery {
     pub fn new(connection: Connection, config: DiscoveryConfig) -> Self {
         let cancel = CancellationToken::new();
         let state = Arc::new(State {
+            services: Services::new(config.scope == Scope::Asked),
             config,
-            services: ArcSwap::default(),
-            writing: Mutex::new(()),
             whole: watch::channel(ServiceView::default()).0,
             cancel: cancel.child_token(),
         });
@@ -240,13 +183,17 @@ impl Discovery {
     /// [`DiscoverError::NotKnownYet`] where etcd could not be asked for the first list; [`DiscoverError::BadName`] and
     /// [`DiscoverError::TooMany`]; [`DiscoverError::Stopped`] after [`Self::close`].
     pub async fn get_service(&self, name: &str) -> Result<Instances, DiscoverError> {
-        if let Some(service) = self.shared.state.services.load().get(name)
-            && let Some(known) = &*service.known.load()
-        {
-            service.note_asked();
-            return Ok(Arc::clone(known));
+        match self.known(name) {
+            Some(instances) => Ok(instances),
+            None => self.first_list(name).await,
         }
-        self.first_list(name).await
+    }
+
+    /// The instances of `name`, where they are known. It neither waits nor begins to watch; where nothing is known it is
+    /// [`Self::get_service`] that asks.
+    #[inline]
+    pub fn known(&self, name: &str) -> Option<Instances> {
+        self.shared.state.services.known(name)
     }
 
     async fn first_list(&self, name: &str) -> Result<Instances, DiscoverError> {
@@ -257,8 +204,7 @@ impl Discovery {
         }
         // A name that nothing is registered as leaves nothing behind.
         self.once_known(name, state.whole.subscribe()).await?;
-        let services = state.services.load();
-        Ok(services.get(name).map_or_else(|| Arc::from([]), |service| Arc::clone(&service.view.borrow().instances)))
+        Ok(self.known(name).unwrap_or_else(|| Arc::from([])))
     }
 
     /// Waits until something is known.
@@ -311,21 +257,28 @@ impl Discovery {
             return Err(DiscoverError::Stopped);
         }
         check_name(name)?;
-        let _writing = state.writing();
-        if let Some(service) = state.services.load().get(name) {
+        let writing = state.services.write();
+        if let Some(service) = state.services.get(name) {
             service.note_asked();
-            return Ok(service.view.subscribe());
+            return Ok(service.view().subscribe());
         }
-        if state.services.load().len() >= SERVICES_WATCHED_MAX && state.config.scope == Scope::Asked {
+        if state.services.len() >= SERVICES_WATCHED_MAX && state.config.scope == Scope::Asked {
             return Err(DiscoverError::TooMany);
         }
         let service = Arc::new(Service::new());
-        let view = service.view.subscribe();
+        let view = service.view().subscribe();
+        if state.config.scope == Scope::All {
+            for (name, _) in state.services.all().into_iter().filter(|(_, service)| service.is_idle()) {
+                writing.remove(&name);
+            }
+        }
+        writing.insert(name, Arc::clone(&service));
         if state.config.scope == Scope::All {
             // Nothing of it is in etcd yet, as far as that is known.
-            service.tell(ServiceView { instances: Arc::from([]), ..state.whole.borrow().clone() });
+            let nothing = ServiceView { instances: Arc::from([]), ..state.whole.borrow().clone() };
+            writing.tell(name, &service, nothing);
         }
-        state.insert(name, &service);
+        drop(writing);
         if state.config.scope == Scope::Asked {
             let config = &state.config;
             let prefix = config.layout.service_prefix(&config.prefix, name).unwrap_or_else(|| config.prefix.clone());
@@ -337,10 +290,10 @@ impl Discovery {
 
     /// The names of the services that have instances now, sorted. With [`Scope::Asked`] only of those asked for.
     pub fn services(&self) -> Vec<String> {
-        let services = self.shared.state.services.load();
-        let lives = |service: &Service| service.known.load().as_ref().is_some_and(|known| !known.is_empty());
+        let services = self.shared.state.services.all();
+        let lives = |service: &Service| !service.view().borrow().instances.is_empty();
         let mut names: Vec<String> =
-            services.iter().filter(|(_, service)| lives(service)).map(|(name, _)| name.clone()).collect();
+            services.iter().filter(|(_, service)| lives(service)).map(|(name, _)| name.to_string()).collect();
         names.sort_unstable();
         names
     }
@@ -367,29 +320,13 @@ impl Shared {
 }
 
 impl State {
-    fn writing(&self) -> MutexGuard<'_, ()> {
-        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Adds a service. Only while `writing` is held.
-    fn insert(&self, name: &str, service: &Arc<Service>) {
-        let mut services = Services::clone(&self.services.load());
-        if self.config.scope == Scope::All {
-            services.retain(|_, service| !service.is_idle());
-        }
-        services.insert(name.to_owned(), Arc::clone(service));
-        self.services.store(Arc::new(services));
-    }
-
     /// Lets a service go that nobody asked for since the last time this was asked, and that nobody watches.
     fn let_go(&self, name: &str, service: &Service) -> bool {
-        let _writing = self.writing();
-        if service.asked.swap(false, Ordering::Relaxed) || service.view.receiver_count() > 0 {
+        let writing = self.services.write();
+        if service.was_asked() || service.view().receiver_count() > 0 {
             return false;
         }
-        let mut services = Services::clone(&self.services.load());
-        services.remove(name);
-        self.services.store(Arc::new(services));
+        writing.remove(name);
         true
     }
 }
@@ -468,7 +405,8 @@ mod tests {
     }
 
     fn watched(discovery: &Discovery) -> Vec<String> {
-        let mut names: Vec<_> = discovery.shared.state.services.load().keys().cloned().collect();
+        let services = discovery.shared.state.services.all();
+        let mut names: Vec<_> = services.iter().map(|(name, _)| name.to_string()).collect();
         names.sort();
         names
     }

@@ -13,7 +13,7 @@ use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use rollcall_shared::{Decoded, ServiceInstance};
 use tokio::time::{Instant, interval_at, sleep_until};
 
-use super::{Away, DiscoveryConfig, IDLE, Service, ServiceView, Services, State, guard::Guard};
+use super::{Away, DiscoveryConfig, IDLE, Service, ServiceView, State, guard::Guard};
 use crate::etcd::{
     entry::{Entry, EntryChange},
     source::Source,
@@ -34,7 +34,7 @@ pub(super) async fn one(source: impl Source, state: Arc<State>, name: String, se
             tokio::select! {
                 () = fold.next(events.as_mut()) => {
                     for (_, view) in fold.take_changed() {
-                        service.tell(view);
+                        state.services.write().tell(&name, &service, view);
                     }
                 }
                 _ = idle.tick() => if state.let_go(&name, &service) {
@@ -66,41 +66,32 @@ pub(super) async fn everything(source: impl Source, state: Arc<State>) {
     }
 }
 
-/// Tells what changed, and puts new names up and lets empty ones go, all names of a round together.
+/// Tells what changed, puts new names up, and lets empty ones go that nobody watches.
 fn publish(state: &State, fold: &mut Fold<'_>) {
-    let _writing = state.writing();
-    let before = state.services.load_full();
-    let mut after: Option<Services> = None;
+    let writing = state.services.write();
     for (name, view) in fold.take_changed() {
-        match before.get(&name) {
-            Some(service) => {
-                service.tell(view);
-                if service.is_idle() {
-                    after.get_or_insert_with(|| Services::clone(&before)).remove(&name);
-                }
-            }
-            None if view.instances.is_empty() => {}
+        let service = match state.services.get(&name) {
+            Some(service) => service,
+            None if view.instances.is_empty() => continue,
             None => {
                 let service = Arc::new(Service::new());
-                service.tell(view);
-                after.get_or_insert_with(|| Services::clone(&before)).insert(name, service);
+                writing.insert(&name, Arc::clone(&service));
+                service
             }
+        };
+        writing.tell(&name, &service, view);
+        if service.is_idle() {
+            writing.remove(&name);
         }
     }
     if fold.take_standing_changed() {
         let standing = fold.standing();
         // Those that nothing is listed of hear of it too.
-        for (_, service) in before.iter().filter(|(name, _)| !fold.lists(name)) {
-            service.tell(standing.clone());
-        }
-        if let Some(after) = after.take() {
-            state.services.store(Arc::new(after));
+        for (name, service) in state.services.all().into_iter().filter(|(name, _)| !fold.lists(name)) {
+            writing.tell(&name, &service, standing.clone());
         }
         // Whoever waits for the first list then finds the names.
         state.whole.send_replace(standing);
-    }
-    if let Some(after) = after {
-        state.services.store(Arc::new(after));
     }
 }
 
