@@ -9,6 +9,7 @@ import (
 	"github.com/go-kratos/kratos/v3/transport/grpc"
 	"github.com/go-kratos/kratos/v3/transport/http"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	googlegrpc "google.golang.org/grpc"
 	hello "google.golang.org/grpc/examples/helloworld/helloworld"
 
 	"rollcall.invalid/interop/line"
@@ -59,8 +60,11 @@ func main() {
 			})
 			return
 		}
-		conn, err := grpc.NewClient(context.Background(),
-			grpc.WithEndpoint(target), grpc.WithDiscovery(registry))
+		options := []grpc.ClientOption{grpc.WithEndpoint(target), grpc.WithDiscovery(registry)}
+		if args.Authority != "" {
+			options = append(options, grpc.WithOptions(googlegrpc.WithAuthority(args.Authority)))
+		}
+		conn, err := grpc.NewClient(context.Background(), options...)
 		line.Must(err)
 		caller := hello.NewGreeterClient(conn)
 		args.Call(func(ctx context.Context) (string, error) {

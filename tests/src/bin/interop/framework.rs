@@ -102,6 +102,9 @@ const MICRO: Fates =
 const NEVER_BACK: Fates =
     Fates { stop: Stop::Deletes, ttl_s: 10, deleted: Then::StaysAway, revoked: Then::StaysAway, away: Outage::Lost };
 
+/// What gRPC callers are told to send where what they make of a name by themselves is refused.
+pub const AUTHORITY: &str = "helloworld";
+
 /// Every framework, in the order of the table.
 pub const FRAMEWORKS: [Framework; 9] = [
     Framework {
@@ -167,7 +170,7 @@ pub const FRAMEWORKS: [Framework; 9] = [
         overs: &[Over::Grpc],
         whole: true,
         // A target with a `/` becomes an authority with `%2F`.
-        authority: Some("helloworld"),
+        authority: Some(AUTHORITY),
         drain_s: 1,
         fates: NEVER_BACK,
     },

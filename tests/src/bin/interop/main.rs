@@ -36,8 +36,8 @@ const NOTES: &str = "\
 ¹ with v2's etcd registry behind an adapter of types: the two differ in one import path, and the Go module proxy has none
 of v3.
 
-² with `grpc.WithAuthority`: of a target with a `/` grpc-go makes an `:authority` with `%2F`, which Rust's HTTP/2 refuses
-(PROTOCOL_ERROR).
+² with `grpc.WithAuthority`: of a name with a `/`, or beyond ASCII, grpc-go makes an `:authority` with `%2F`, which Rust's
+HTTP/2 refuses (PROTOCOL_ERROR). Over HTTP it makes no difference.
 
 ³ the callers of go-kratos over HTTP, of go-micro v5 and of hertz go on calling the dead one until its lease is over, those
 of go-micro v2 now and then; those of go-kratos over gRPC, of etcd naming, go-zero and kitex leave a broken connection out,
