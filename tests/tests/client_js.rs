@@ -680,6 +680,30 @@ fn a_typed_program_compiles_and_a_wrong_one_does_not() {
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
 }
 
+/// A server cuts off who takes nothing for 10 s while there is something to take.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_listen_for_a_while_misses_nothing() {
+    const PUTS: u32 = 400;
+    let etcd = Etcd::spawn().await;
+    put(&etcd, 0).await;
+    let server = Server::start(&etcd).await;
+    let program = Program::in_node(&json!({ "program": "follow", "base": server.origin(), "pause_ms": 30_000 }));
+    program.until("the first snapshot", SOON, |told| events(told).first().cloned()).await;
+    // More than lies between the two on the way.
+    let large = "x".repeat(60_000);
+    let mut wanted = Vec::new();
+    for id in 0..PUTS {
+        wanted.push(
+            etcd.put(&format!("/microservices/pay/{}", id % 10), pay(id).replace("\"a\"", &format!("{large:?}"))).await,
+        );
+    }
+    program.until("the last of it", seconds(60), |told| (revisions(told).last() == wanted.last()).then_some(())).await;
+    let told = program.told().await;
+    assert_eq!(revisions(&told), wanted);
+    assert!(opened(&told) >= 2);
+    assert_eq!(fold(&told), records(&server).await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_come_whole() {
     const INSTANCES: u32 = 5_000;

@@ -176,8 +176,15 @@ const verbs = async ({ rollcall, connect, RollcallError, options, tell, signal }
 };
 
 const follow = async ({ rollcall, options, tell, signal }) => {
-  const { services, since } = options;
-  for await (const event of rollcall.events({ services, since, signal })) tell(event);
+  const { services, since, pause_ms } = options;
+  let pause = pause_ms;
+  for await (const event of rollcall.events({ services, since, signal })) {
+    tell(event);
+    if (event.type === 'snapshot' && pause) {
+      await new Promise((resolve) => setTimeout(resolve, pause));
+      pause = 0;
+    }
+  }
 };
 
 const watch = async ({ rollcall, options, tell, signal }) => {
