@@ -535,15 +535,32 @@ fn states(told: &[Value]) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registration_outlives_its_lease_and_its_server() {
-    const KEY: &str = "/microservices/pay/mine";
+async fn a_registration_in_node_outlives_its_lease_and_its_server() {
     let etcd = Etcd::spawn().await;
     let port = free_port();
-    let mut server = serve_at(&etcd, port, &[]).await;
+    let server = serve_at(&etcd, port, &[]).await;
+    let program = Program::in_node(&registered(&server.origin()));
+    outlives_its_lease_and_its_server(&etcd, port, server, &program).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_in_a_worker_outlives_its_lease_and_its_server() {
+    let etcd = Etcd::spawn().await;
+    let port = free_port();
+    let server = serve_at(&etcd, port, &[]).await;
+    let site = Site::serve(Some(&server)).await;
+    let options = registered(&site.origin());
+    let program = Program::in_page(site, true, &options).await;
+    outlives_its_lease_and_its_server(&etcd, port, server, &program).await;
+}
+
+fn registered(base: &str) -> Value {
     let instance = json!({ "id": "mine", "name": "pay", "endpoints": ["http://10.0.0.1:80"] });
-    let options = json!({ "program": "registered", "base": server.origin(),
-        "request": { "instance": instance, "ttl_s": 3 } });
-    let program = Program::in_node(&options);
+    json!({ "program": "registered", "base": base, "request": { "instance": instance, "ttl_s": 3 } })
+}
+
+async fn outlives_its_lease_and_its_server(etcd: &Etcd, port: u16, mut server: Server, program: &Program) {
+    const KEY: &str = "/microservices/pay/mine";
     let alive = |count: usize| {
         move |told: &[Value]| (states(told).iter().filter(|state| *state == "alive").count() >= count).then_some(())
     };
@@ -569,7 +586,7 @@ async fn a_registration_outlives_its_lease_and_its_server() {
     server.kill();
     etcd.key_stands(KEY, false, SOON).await;
     program.until("it says so", SOON, |told| (told.last()?["state"] == "lost").then_some(())).await;
-    server = serve_at(&etcd, port, &[]).await;
+    server = serve_at(etcd, port, &[]).await;
     program.until("it is registered anew", SOON, alive(3)).await;
     let (again, third) = standing(second).await;
     assert_eq!(again, value);
