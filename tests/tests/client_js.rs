@@ -683,18 +683,99 @@ fn the_package_holds_what_it_needs_and_nothing_else() {
     assert_eq!(packed["version"], env!("CARGO_PKG_VERSION"));
 }
 
-#[test]
-fn a_typed_program_compiles_and_a_wrong_one_does_not() {
+/// Has TypeScript's compiler check a file of a project, as strictly as it can.
+fn check_types(project: &TempDir, file: &str) {
     let compiler = env::var_os("ROLLCALL_TSC").expect(
         "ROLLCALL_TSC names no tsc.js: `cargo xtask test client_js` fetches it, or `npm install typescript` does",
     );
-    let project = project(&["use.ts"]);
     let mut tsc = Command::new("node");
     tsc.current_dir(project.path()).arg(compiler).args(["--noEmit", "--strict", "--exactOptionalPropertyTypes"]);
     tsc.args(["--noUncheckedIndexedAccess", "--module", "nodenext", "--target", "es2022"]);
-    tsc.args(["--lib", "esnext,dom,dom.iterable,dom.asynciterable", "--preserveSymlinks", "use.ts"]);
+    tsc.args(["--lib", "esnext,dom,dom.iterable,dom.asynciterable", "--preserveSymlinks", file]);
     let checked = tsc.output().unwrap_or_else(|error| panic!("node could not be started ({error}); {INSTALL_NODE}"));
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+}
+
+#[test]
+fn a_typed_program_compiles_and_a_wrong_one_does_not() {
+    check_types(&project(&["use.ts"]), "use.ts");
+}
+
+/// The types' names, by those of the schemas that the server serves, with what the package adds to an event.
+const TYPES: [(&str, &str, &[&str]); 21] = [
+    ("Instance", "ServiceInstance", &[]),
+    ("Record", "RegistryRecord", &[]),
+    ("ServiceSummary", "ServiceSummary", &[]),
+    ("ServicesAnswer", "ServicesAnswer", &[]),
+    ("RecordsAnswer", "RecordsAnswer", &[]),
+    ("LeaseAnswer", "LeaseAnswer", &[]),
+    ("RegisterRequest", "RegisterRequest", &[]),
+    ("InstanceDraft", "RegisterRequest['instance']", &[]),
+    ("RegisterAnswer", "RegisterAnswer", &[]),
+    ("DeregisterAnswer", "DeregisterAnswer", &[]),
+    ("RevokeAnswer", "RevokeAnswer", &[]),
+    ("FieldError", "FieldError", &[]),
+    ("Problem", "Problem", &[]),
+    ("Snapshot", "SnapshotEvent", &["cursor"]),
+    ("Delta", "DeltaEvent", &["cursor"]),
+    ("Change", "Change", &["put", "delete"]),
+    ("Progress", "ProgressEvent", &["cursor"]),
+    ("Cause", "CauseEvent", &[]),
+    ("StatusEvent", "StatusEvent", &["type"]),
+    ("TtlEvent", "TtlEvent", &["type"]),
+    ("LeaseTtl", "TtlEvent['leases'][number]", &[]),
+];
+
+/// Each type has the fields that the server's own description has, takes its examples, and knows the same words.
+#[test]
+fn the_types_are_the_contract() {
+    use std::fmt::Write as _;
+
+    let described = Path::new(env!("CARGO_MANIFEST_DIR")).join("../backend/server/src/openapi.json");
+    let described = fs::read_to_string(&described).unwrap_or_else(|error| panic!("{}: {error}", described.display()));
+    let described: Value = serde_json::from_str(&described).expect("the description is JSON");
+    let schemas = &described["components"]["schemas"];
+    let mut program = "import type * as client from 'rollcall-client';\n\
+        type Keys<T> = T extends unknown ? keyof T : never;\n\
+        type Same<A, B> = [A] extends [B] ? ([B] extends [A] ? true : false) : false;\n"
+        .to_owned();
+    let words =
+        |words: &mut dyn Iterator<Item = &str>| words.map(|word| format!("'{word}'")).collect::<Vec<_>>().join("|");
+    let mut line = |index: usize, what: &str, is: String| {
+        writeln!(program, "export const {what}_{index}: {is};").expect("memory takes text");
+    };
+    for (index, (schema, name, added)) in TYPES.into_iter().enumerate() {
+        let schema = &schemas[schema];
+        let fields = schema["properties"].as_object().into_iter().flat_map(|fields| fields.keys().map(String::as_str));
+        let fields = words(&mut fields.chain(added.iter().copied()));
+        line(index, "fields", format!("Same<Keys<client.{name}>, {fields}> = true"));
+        let examples = schema["examples"].as_array().unwrap_or_else(|| panic!("{name} has no example"));
+        for (number, example) in examples.iter().enumerate() {
+            let mut example = example.clone();
+            match name {
+                "StatusEvent" => example["type"] = json!("status"),
+                "TtlEvent" => example["type"] = json!("ttl"),
+                _ => {}
+            }
+            line(index, &format!("example_{number}"), format!("client.{name} = {example}"));
+        }
+    }
+    for (index, (pointer, name)) in [
+        ("/Layout/enum", "Layout"),
+        ("/Snapshot/properties/reason/enum", "SnapshotEvent['reason']"),
+        ("/Cause/properties/cause/enum", "CauseEvent['cause']"),
+        ("/StatusEvent/properties/etcd/enum", "StatusEvent['etcd']"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let known = schemas.pointer(pointer).and_then(Value::as_array).unwrap_or_else(|| panic!("no {pointer}"));
+        let known = words(&mut known.iter().filter_map(Value::as_str));
+        line(index, "words", format!("Same<client.{name}, {known}> = true"));
+    }
+    let project = project(&[]);
+    fs::write(project.path().join("contract.ts"), program).expect("a folder of one's own can be written");
+    check_types(&project, "contract.ts");
 }
 
 /// A server cuts off who takes nothing for 10 s while there is something to take.

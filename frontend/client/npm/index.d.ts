@@ -223,7 +223,7 @@ export interface StatusEvent {
 export interface TtlEvent {
   type: "ttl";
   at_ms: number;
-  leases: { lease: string; granted_s: number; remaining_s: number; age_ms: number }[];
+  leases: { lease: string; granted_s: number; remaining_s: number; age_ms?: number }[];
 }
 
 /** How it is with the line to the server. */

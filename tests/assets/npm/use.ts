@@ -29,7 +29,7 @@ const told = (event: RegistryEvent): string => {
     case 'progress': return Object.entries(event.revisions).map(([source, revision]) => source + revision.toFixed()).join();
     case 'cause': return `${event.cause}: ${event.evidence}`;
     case 'status': return event.etcd;
-    case 'ttl': return event.leases.map((lease) => lease.remaining_s - lease.age_ms / 1000).join();
+    case 'ttl': return event.leases.map((lease) => lease.remaining_s - (lease.age_ms ?? 0) / 1000).join();
     case 'connection': return event.state === 'reconnecting' ? event.error.message : event.state;
     default: {
       const never: never = event;
