@@ -21,6 +21,10 @@ pub const SHORT_OUTAGE: Duration = Duration::from_secs(30);
 /// The longer one: longer than any TTL here.
 pub const LONG_OUTAGE: Duration = Duration::from_secs(90);
 
+/// How long etcd's return is watched: the longest TTL here, which a restarted etcd gives anew, and half of it. The client of
+/// a long outage may rest for 20 s and more before it tries again.
+const BACK_MAX: Duration = Duration::from_secs(90);
+
 /// What etcd's own clock and a busy machine may add.
 const SLACK: Duration = Duration::from_secs(4);
 
@@ -137,7 +141,7 @@ pub async fn away(frameworks: &[Framework], outage: Duration) -> Vec<Cell> {
     cells
 }
 
-/// What is seen of an instance until its old lease, which a restarted etcd gives its whole TTL again, must be over.
+/// What is seen of an instance until its old lease must be over.
 async fn outcome(
     framework: &Framework,
     etcd: &Etcd,
@@ -146,11 +150,10 @@ async fn outcome(
     start: Instant,
     outage: Duration,
 ) -> Result<Cell, String> {
-    let Fates { ttl_s, away, .. } = framework.fates;
-    let watched = Duration::from_secs(ttl_s.unsigned_abs()) * 4 / 3 + SLACK * 2;
+    let Fates { away, .. } = framework.fates;
     let mut missing: Option<Duration> = None;
     let mut returned: Option<Duration> = None;
-    while start.elapsed() < watched {
+    while start.elapsed() < BACK_MAX {
         match theirs::entry(framework, etcd, service).await {
             Some(_) if missing.is_some() && returned.is_none() => returned = Some(start.elapsed()),
             None if missing.is_none() => missing = Some(start.elapsed()),
