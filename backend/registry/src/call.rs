@@ -19,6 +19,7 @@ pub mod grpc;
 pub mod http;
 mod pool;
 mod target;
+mod ticker;
 mod tries;
 
 use std::{sync::Arc, time::Duration};

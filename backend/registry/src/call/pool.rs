@@ -18,7 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::retry::budget::TpsBudget;
 use tracing::{debug, info};
 
-use super::{CallConfig, CallError, FIRST_LIST_TIMEOUT, WhenEmpty, in_ms};
+use super::{CallConfig, CallError, FIRST_LIST_TIMEOUT, WhenEmpty, in_ms, ticker::Ticker};
 use crate::{
     balance::{Address, Balancer, Choice, Node, Outcome, Protocol, members},
     discovery::ServiceView,
@@ -65,6 +65,7 @@ pub(super) struct Shared<T> {
     standing: watch::Sender<Standing>,
     /// An address was left out: its trial is to be thought of.
     ejected: Notify,
+    pub(super) ticker: Ticker,
 }
 
 impl<T: Send + Sync + 'static> Pool<T> {
@@ -86,6 +87,7 @@ impl<T: Send + Sync + 'static> Pool<T> {
             protocol,
             standing: watch::channel(Standing::Unknown(None)).0,
             ejected: Notify::new(),
+            ticker: Ticker::new(),
         });
         let cancel = CancellationToken::new();
         let following = follow(Arc::clone(&shared), view, make);
@@ -190,6 +192,7 @@ async fn follow<T>(
     let mut listed = None;
     let mut trials = FuturesUnordered::new();
     let mut watched = true;
+    let mut ticking = None;
     loop {
         let seen = view.borrow_and_update().clone();
         // That etcd went away or came back changes nothing about who can be called.
@@ -203,6 +206,7 @@ async fn follow<T>(
         tokio::select! {
             changed = view.changed(), if watched => watched = changed.is_ok(),
             () = shared.ejected.notified() => {}
+            () = shared.ticker.tick(&mut ticking) => {}
             Some(()) = OptionFuture::from(next.map(sleep_until)) => {}
             Some((node, works)) = trials.next(), if !trials.is_empty() => {
                 debug!(service = %shared.service, address = %Node::address(&node), works, "tried what was left out");

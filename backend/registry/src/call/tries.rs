@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 use tower::retry::budget::Budget as _;
 
 use super::{AnsweredBy, CallError, Repeat, Repeatable, in_ms, pool::Shared};
@@ -96,7 +96,7 @@ impl<'pool, T> Tries<'pool, T> {
     /// What `answer` gives, if it gives it in time.
     pub(super) async fn in_time<F: Future>(&self, one: &Try<'_, T>, answer: F) -> Result<F::Output, CallError> {
         let Some(deadline) = self.deadline() else { return Ok(answer.await) };
-        timeout_at(deadline, answer).await.map_err(|_| {
+        self.pool.ticker.until(deadline, one.began, answer).await.ok_or_else(|| {
             self.pool.report(one.call(), Outcome::Failed, Instant::now());
             let after_ms = in_ms(self.timeout.unwrap_or_default());
             CallError::TimedOut { service: Arc::clone(&self.pool.service), after_ms }
