@@ -307,6 +307,8 @@ export class Rollcall {
    * list alone. While the server or etcd is away the last list stays good.
    */
   watch(name: string, options?: WatchOptions): Stream<ServiceInstance[]>;
+  /** The same of several services, by name, over one line. */
+  watch(names: readonly string[], options?: WatchOptions): Stream<Record<string, ServiceInstance[]>>;
 }
 
 export type RegistrationState = "registering" | "alive" | "retrying" | "lost" | "ended";

@@ -64,14 +64,16 @@ const within = async (ms, signal, what, work) => {
   const controller = new AbortController();
   const stop = () => controller.abort(signal.reason);
   signal?.addEventListener('abort', stop);
-  const late = new RollcallError('unreachable', `${what} does not answer within ${ms / 1000} s`);
-  const timer = setTimeout(() => controller.abort(late), ms);
+  let late;
+  const timer = setTimeout(() => {
+    late = new RollcallError('unreachable', `${what} does not answer within ${ms / 1000} s`);
+    controller.abort(late);
+  }, ms);
   try {
     return await work(controller.signal);
   } catch (error) {
     signal?.throwIfAborted();
-    if (controller.signal.aborted) throw late;
-    throw error;
+    throw late ?? error;
   } finally {
     clearTimeout(timer);
     signal?.removeEventListener('abort', stop);
@@ -254,8 +256,10 @@ export class Rollcall {
   }
 
   watch(name, { signal, retry = true, onConnection } = {}) {
-    const line = () => this.#at.watch(name);
-    text(name, '/name');
+    const isOne = typeof name === 'string';
+    const names = isOne ? [text(name, '/name')] : texts(name, '/names').map((each, index) => text(each, `/names/${index}`));
+    if (names.length === 0) throw wrong('/names', 'it must not be empty');
+    const line = () => this.#at.watch(names, isOne);
     const connection = (connection) => void onConnection?.(connection);
     return new Stream((left, signal) => this.#follow(line, JSON.parse, connection, { left, signal, retry }), signal);
   }

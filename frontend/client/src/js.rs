@@ -18,7 +18,7 @@ use wasm_bindgen::{JsValue, prelude::wasm_bindgen};
 
 use crate::{
     Client, acts, encode,
-    line::{Line, SILENCE_MS_MAX, Told},
+    line::{Line, Names, SILENCE_MS_MAX, Told},
 };
 
 /// Where everything is asked for.
@@ -77,9 +77,15 @@ impl Addresses {
         EventLine(Line::events(self.0.address("/events", &query), since.filter(|since| !since.is_empty())))
     }
 
-    /// The line that tells all instances of a service at every change.
-    pub fn watch(&self, name: String) -> EventLine {
-        EventLine(Line::service(self.0.address("/events", &[("service", &name)]), name))
+    /// The line that tells all instances of some services at every change: by name, or of one as a list.
+    pub fn watch(&self, names: Vec<String>, as_list: bool) -> EventLine {
+        let query: Vec<_> = names.iter().map(|name| ("service", name.as_str())).collect();
+        let address = self.0.address("/events", &query);
+        let names = match names.first() {
+            Some(name) if as_list => Names::One(name.clone()),
+            _ => Names::Each(names),
+        };
+        EventLine(Line::services(address, names))
     }
 }
 
@@ -100,7 +106,7 @@ impl EventLine {
         self.0.push(bytes).map_err(|why| JsValue::from_str(&why.to_string()))
     }
 
-    /// What is to be told next: `[name, JSON, cursor]` of an event, or the JSON of a list of instances.
+    /// What is to be told next: `[name, JSON, cursor]` of an event, or the JSON of what is watched.
     #[wasm_bindgen(js_name = next)]
     pub fn tell(&mut self) -> JsValue {
         match self.0.next() {

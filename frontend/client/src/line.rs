@@ -52,7 +52,7 @@ pub(crate) enum Told {
         /// Where to go on from.
         cursor: Option<String>,
     },
-    /// All instances of the service, as a JSON list.
+    /// All instances of the service, as a JSON list; of several, each list by its service's name.
     List(String),
 }
 
@@ -76,8 +76,17 @@ pub(crate) struct Line {
 enum Fold {
     /// How far each source was told.
     Positions(Positions),
-    /// Everything of one service.
-    Service { name: String, catalog: Box<Catalog>, is_known: bool, list: String },
+    /// Everything of some services.
+    Services { names: Names, catalog: Box<Catalog>, is_known: bool, list: String },
+}
+
+/// Which services are told of, and how.
+#[derive(Debug)]
+pub(crate) enum Names {
+    /// One, as a list.
+    One(String),
+    /// Several, by name.
+    Each(Vec<String>),
 }
 
 /// How far each source was told, and which part of a snapshot is due.
@@ -106,9 +115,13 @@ impl Line {
         Self::new(address, since, Fold::Positions(Positions::default()))
     }
 
-    /// A line that tells the instances of the service whose events are at `address`.
-    pub(crate) fn service(address: String, name: String) -> Self {
-        Self::new(address, None, Fold::Service { name, catalog: Box::default(), is_known: false, list: String::new() })
+    /// A line that tells the instances of the services whose events are at `address`.
+    pub(crate) fn services(address: String, names: Names) -> Self {
+        Self::new(
+            address,
+            None,
+            Fold::Services { names, catalog: Box::default(), is_known: false, list: String::new() },
+        )
     }
 
     fn new(address: String, cursor: Option<String>, fold: Fold) -> Self {
@@ -204,16 +217,14 @@ impl Line {
                     self.told.push_back(Told::Event { kind, data, cursor: cursor.clone() });
                 }
             }
-            Fold::Service { name, catalog, is_known, list } => {
+            Fold::Services { names, catalog, is_known, list } => {
                 let event: RegistryEvent = json::read(&data)?;
                 let changes = catalog.apply(&event)?;
                 is_snapshot = matches!(event, RegistryEvent::Snapshot(_));
                 let is_whole = matches!(&event, RegistryEvent::Snapshot(snapshot) if !snapshot.more);
                 let is_first = is_whole && !std::mem::replace(is_known, *is_known || is_whole);
                 if is_first || !changes.is_empty() {
-                    let now = acts::instances(
-                        catalog.service(name).into_iter().flatten().filter_map(|(_, record)| record.instance()),
-                    );
+                    let now = names.written(catalog);
                     if is_first || now != *list {
                         // Who reads slowly gets the last list alone.
                         self.told.clear();
@@ -230,6 +241,29 @@ impl Line {
             self.cursor = cursor;
         }
         Ok(())
+    }
+}
+
+impl Names {
+    fn written(&self, catalog: &Catalog) -> String {
+        let list = |name: &String| {
+            let records = catalog.service(name).into_iter().flatten();
+            acts::instances(records.filter_map(|(_, record)| record.instance()))
+        };
+        match self {
+            Self::One(name) => list(name),
+            Self::Each(names) => {
+                let mut out = String::from("{");
+                for (index, name) in names.iter().enumerate() {
+                    out.push_str(if index == 0 { "" } else { "," });
+                    json::quote(name, &mut out);
+                    out.push(':');
+                    out.push_str(&list(name));
+                }
+                out.push('}');
+                out
+            }
+        }
     }
 }
 
@@ -366,7 +400,7 @@ mod tests {
             line.push(message("c", SNAPSHOT).as_bytes()).unwrap();
             assert_eq!(told(&mut line), [event(SNAPSHOT, Some("c"))]);
 
-            let mut line = Line::service("/e?service=h".into(), "h".into());
+            let mut line = Line::services("/e?service=h".into(), Names::One("h".into()));
             connect(&mut line);
             line.push(message("a", SNAPSHOT).as_bytes()).unwrap();
             line.push(message("b", &wrong).as_bytes()).unwrap_err();
@@ -427,7 +461,7 @@ mod tests {
 
     #[test]
     fn a_service_is_told_whole_first_and_at_every_change() {
-        let mut line = Line::service("/e?service=h".into(), "h".into());
+        let mut line = Line::services("/e?service=h".into(), Names::One("h".into()));
         connect(&mut line);
         let instance = |id: &str, endpoint: &str| {
             format!(r#"{{"id":"{id}","name":"h","version":"v\"1","metadata":{{"a":"b"}},"endpoints":["{endpoint}"]}}"#)
@@ -455,8 +489,19 @@ mod tests {
     }
 
     #[test]
+    fn several_services_are_told_by_name() {
+        let mut line = Line::services("/e".into(), Names::Each(vec!["h".into(), "g\"".into()]));
+        connect(&mut line);
+        line.push(message("a", &snapshot(&[record("h", "1", 2, "http://a:1")], 5, 0, false)).as_bytes()).unwrap();
+        let Some(Told::List(list)) = line.next() else { panic!("a list comes first") };
+        let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+        assert_eq!((&list["h"][0]["id"], &list["g\""]), (&"1".into(), &serde_json::json!([])));
+        assert_eq!(list.as_object().unwrap().len(), 2);
+    }
+
+    #[test]
     fn a_service_without_instances_is_told_too() {
-        let mut line = Line::service("/e?service=h".into(), "h".into());
+        let mut line = Line::services("/e?service=h".into(), Names::One("h".into()));
         connect(&mut line);
         line.push(message("a", SNAPSHOT).as_bytes()).unwrap();
         assert_eq!(told(&mut line), [Told::List("[]".into())]);

@@ -54,6 +54,12 @@ const verbs = async ({ rollcall, connect, RollcallError, options, tell, signal }
   same('a service in short', services.find((service) => service.name === name),
     { name, instances: 3, malformed: 0, layouts: ['go-micro', 'kratos'], versions: ['v1'] });
   holds('services are listed', true);
+  const watching = rollcall.watch([name, `${name}-none`]);
+  const several = (await watching.next()).value;
+  await watching.return();
+  same('several services', Object.entries(several).map(([name, { length }]) => [name, length]), [[name, 3], [`${name}-none`, 0]]);
+  same('as they stand', several[name], all.map((record) => record.instance));
+  holds('several services are watched by one line', true);
   const first = await rollcall.instances({ service: name, limit: 2 });
   const second = await rollcall.instances({ service: [name], limit: 2, continue: first.continue });
   same('page by page', [...first.records, ...second.records], all);
@@ -122,6 +128,9 @@ const verbs = async ({ rollcall, connect, RollcallError, options, tell, signal }
     ['/lease', () => rollcall.lease(12)],
     ['/keys', () => rollcall.revoke(lease, -1)],
     ['/name', async () => rollcall.watch('')],
+    ['/names', async () => rollcall.watch([])],
+    ['/names', async () => rollcall.watch({})],
+    ['/names/1', async () => rollcall.watch(['a', ''])],
     ['/services/0', async () => rollcall.events({ services: [1] })],
     ['/limit', () => rollcall.instances({ limit: '1' })],
     ['/modRevision', () => rollcall.deregister(registration.key)],

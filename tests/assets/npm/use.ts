@@ -41,6 +41,7 @@ const events: Stream<RegistryEvent> = rollcall.events({ services: ['a'], since: 
 for await (const event of events) console.log(told(event));
 const watched: AsyncIterable<ServiceInstance[]> = rollcall.watch('a', { onConnection: ({ state }) => console.log(state) });
 for await (const instances of watched) instances.forEach(({ id, version }) => console.log(id, version));
+for await (const { a = [], b = [] } of rollcall.watch(['a', 'b'])) console.log(a.length + b.length);
 const kinds = (error: unknown) => (error instanceof RollcallError ? error.errors.map(({ pointer }) => pointer) : []);
 console.log(put, kinds(null), await rollcall.raw('a') satisfies Uint8Array);
 
@@ -58,5 +59,7 @@ await rollcall.register({ instance: { name: 'a', endpoints: [] }, ttl_s: '15' })
 await rollcall.deregister('key');
 // @ts-expect-error
 rollcall.watch();
+// @ts-expect-error
+rollcall.watch([1]);
 // @ts-expect-error
 const wrong: string = (await rollcall.lease('7b')).remaining_ttl_s;
