@@ -213,8 +213,7 @@ impl<T> Snapshot<T> {
         if count < 2 {
             return self.choices.first();
         }
-        let first = fastrand::usize(..count);
-        let mut second = fastrand::usize(..count - 1);
+        let (first, mut second) = two_of(fastrand::u64(..), count);
         if second >= first {
             second += 1;
         }
@@ -238,6 +237,14 @@ impl<T> Snapshot<T> {
     pub fn choices(&self) -> &[Choice<T>] {
         &self.choices
     }
+}
+
+/// Of one random number two positions: one below `count`, and one below `count - 1`. (A list is shorter than 2³², so that
+/// half of the number's bits are plenty for each.)
+#[inline]
+fn two_of(random: u64, count: usize) -> (usize, usize) {
+    let (high, low, count) = (random >> 32, random & u64::from(u32::MAX), count as u64);
+    (((high * count) >> 32) as usize, ((low * (count - 1)) >> 32) as usize)
 }
 
 impl<T> fmt::Debug for Snapshot<T> {

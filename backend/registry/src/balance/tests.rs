@@ -235,6 +235,24 @@ fn the_better_of_two_shuns_the_slow_and_the_busy() {
 }
 
 #[test]
+fn two_are_drawn_of_all_alike() {
+    for count in [2, 3, 100] {
+        let mut seen = vec![[0_u32; 2]; count];
+        for _ in 0..count * 1_000 {
+            let (first, second) = two_of(fastrand::u64(..), count);
+            seen[first][0] += 1;
+            seen[second][1] += 1;
+        }
+        assert_eq!(seen[count - 1][1], 0, "the second is drawn of one less");
+        let off = |drawn: u32, due: usize| drawn.abs_diff(u32::try_from(due).unwrap()) > 250;
+        assert!(!seen.iter().any(|drawn| off(drawn[0], 1_000)), "{count}: {seen:?}");
+        assert!(!seen[..count - 1].iter().any(|drawn| off(drawn[1], count * 1_000 / (count - 1))), "{count}: {seen:?}");
+    }
+    assert_eq!(two_of(0, 1 << 20), (0, 0));
+    assert_eq!(two_of(u64::MAX, 100), (99, 98));
+}
+
+#[test]
 fn a_new_address_gets_one_call_until_it_has_answered() {
     let balancer = new(Picking::PowerOfTwoChoices);
     set(&balancer, &[("a", 100), ("b", 100)]);

@@ -3,7 +3,13 @@
 //!
 //! A trial is a connection and nothing more: no caller pays for it, and an address that takes none stays left out.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::{
     future::OptionFuture,
@@ -15,12 +21,12 @@ use tokio::{
     time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tower::retry::budget::TpsBudget;
+use tower::retry::budget::{Budget as _, TpsBudget};
 use tracing::{debug, info};
 
 use super::{CallConfig, CallError, FIRST_LIST_TIMEOUT, WhenEmpty, in_ms, ticker::Ticker};
 use crate::{
-    balance::{Address, Balancer, Choice, Node, Outcome, Protocol, members},
+    balance::{Address, Balancer, InFlight, Node, Outcome, Protocol, members},
     discovery::ServiceView,
 };
 
@@ -29,6 +35,9 @@ const TRIALS_MAX: usize = 16;
 
 /// How long a trial may take.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How many calls the budget of retries is told of at once: a share of that many is plenty.
+const DEPOSITS_MAX: u32 = 20_000;
 
 /// Whether anybody can be called.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +69,9 @@ pub(super) struct Shared<T> {
     pub(super) service: Arc<str>,
     pub(super) config: CallConfig,
     pub(super) balancer: Balancer<T>,
-    pub(super) budget: TpsBudget,
+    budget: TpsBudget,
+    /// Calls that the budget does not know of yet. It has a lock, which those that need no second try do not wait for.
+    calls: AtomicU32,
     protocol: Protocol,
     standing: watch::Sender<Standing>,
     /// An address was left out: its trial is to be thought of.
@@ -83,6 +94,7 @@ impl<T: Send + Sync + 'static> Pool<T> {
             service: service.into(),
             balancer: Balancer::new(config.picking, config.ejection, Instant::now()),
             budget: config.retry.budget.open(),
+            calls: AtomicU32::new(0),
             config,
             protocol,
             standing: watch::channel(Standing::Unknown(None)).0,
@@ -107,10 +119,10 @@ impl<T> Shared<T> {
         &self,
         tried: impl Fn(&Node<T>) -> bool,
         deadline: Option<Instant>,
-    ) -> Result<Choice<T>, CallError> {
+    ) -> Result<InFlight<T>, CallError> {
         loop {
             if let Some(choice) = self.balancer.snapshot().pick_other(&tried) {
-                return Ok(choice.clone());
+                return Ok(choice.start());
             }
             self.somebody(deadline).await?;
         }
@@ -149,6 +161,25 @@ impl<T> Shared<T> {
                     WhenEmpty::Wait(_) => CallError::NoneInTime { waited_ms: in_ms(began.elapsed()), why: why.into() },
                 });
             }
+        }
+    }
+
+    /// Notes that a call begins, for the budget of retries.
+    pub(super) fn begin(&self) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.ticker.wind();
+    }
+
+    /// Whether the budget has a retry left, which is then taken.
+    pub(super) fn may_retry(&self) -> bool {
+        self.settle();
+        self.budget.withdraw()
+    }
+
+    /// Tells the budget of the calls since the last time, which is a tick ago at the most.
+    fn settle(&self) {
+        for _ in 0..self.calls.swap(0, Ordering::Relaxed).min(DEPOSITS_MAX) {
+            self.budget.deposit();
         }
     }
 
@@ -206,7 +237,7 @@ async fn follow<T>(
         tokio::select! {
             changed = view.changed(), if watched => watched = changed.is_ok(),
             () = shared.ejected.notified() => {}
-            () = shared.ticker.tick(&mut ticking) => {}
+            () = shared.ticker.tick(&mut ticking) => shared.settle(),
             Some(()) = OptionFuture::from(next.map(sleep_until)) => {}
             Some((node, works)) = trials.next(), if !trials.is_empty() => {
                 debug!(service = %shared.service, address = %Node::address(&node), works, "tried what was left out");

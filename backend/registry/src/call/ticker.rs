@@ -53,7 +53,8 @@ impl Ticker {
         timeout_at(deadline, answer).await.ok()
     }
 
-    fn wind(&self) {
+    /// Somebody calls: it ticks at least twice from here on.
+    pub(super) fn wind(&self) {
         if self.state.load(Ordering::Relaxed) != BUSY && self.state.swap(BUSY, Ordering::AcqRel) == STILL {
             self.wound.notify_one();
         }

@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
-use tower::retry::budget::Budget as _;
 
 use super::{AnsweredBy, CallError, Repeat, Repeatable, in_ms, pool::Shared};
 use crate::balance::{Address, InFlight, Node, Outcome};
@@ -77,7 +76,7 @@ impl<'pool, T> Tries<'pool, T> {
     /// The tries of a call that has its own time to be answered, besides the configured one.
     pub(super) fn new(pool: &'pool Shared<T>, repeatable: bool, timeout: Option<Duration>) -> Self {
         let timeout = pool.config.timeout.into_iter().chain(timeout).min();
-        pool.budget.deposit();
+        pool.begin();
         Self { pool, repeatable, timeout, began: Instant::now(), made: 0, tried: Vec::new() }
     }
 
@@ -87,10 +86,10 @@ impl<'pool, T> Tries<'pool, T> {
 
     /// Whom to try now.
     pub(super) async fn next(&mut self) -> Result<Try<'pool, T>, CallError> {
-        let choice = self.pool.choose(is_among(&self.tried), self.deadline()).await?;
+        let call = self.pool.choose(is_among(&self.tried), self.deadline()).await?;
         self.made += 1;
         let began = if self.made == 1 { self.began } else { Instant::now() };
-        Ok(Try { pool: self.pool, call: Some(choice.start()), began })
+        Ok(Try { pool: self.pool, call: Some(call), began })
     }
 
     /// What `answer` gives, if it gives it in time.
@@ -125,7 +124,7 @@ impl<'pool, T> Tries<'pool, T> {
             Failure::Broken | Failure::Unavailable => Outcome::Failed,
             Failure::Final => Outcome::GivenUp(after),
         });
-        if !(sent_again && allowed) || self.made >= self.pool.config.retry.attempts || !self.pool.budget.withdraw() {
+        if !(sent_again && allowed) || self.made >= self.pool.config.retry.attempts || !self.pool.may_retry() {
             return false;
         }
         self.tried.push(call.address().clone());

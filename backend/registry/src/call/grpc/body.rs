@@ -40,11 +40,11 @@ pub(super) struct Stream {
 impl Kept {
     /// Reads what is there of `body` without waiting for more: of a unary call that is all of it.
     pub(super) async fn of(mut body: Body) -> Result<Self, Status> {
-        let mut read = VecDeque::new();
+        let [mut first, mut second] = [None, None];
         let ended = poll_fn(|cx| {
-            while read.len() < 2 {
+            for slot in [&mut first, &mut second] {
                 match Pin::new(&mut body).poll_frame(cx)? {
-                    Poll::Ready(Some(frame)) => read.push_back(frame),
+                    Poll::Ready(Some(frame)) => *slot = Some(frame),
                     Poll::Ready(None) => return Poll::Ready(Ok::<_, Status>(true)),
                     Poll::Pending => break,
                 }
@@ -52,17 +52,18 @@ impl Kept {
             Poll::Ready(Ok(false))
         })
         .await?;
-        let whole = match (ended, read.front(), read.len()) {
-            (true, None, _) => Some(None),
-            (true, Some(frame), 1) => {
-                frame.data_ref().filter(|data| data.len() <= REPLAY_BYTES_MAX).map(|data| Some(data.clone()))
+        let whole = match (&first, ended) {
+            (None, true) => Some(None),
+            (Some(only), true) => {
+                only.data_ref().filter(|data| data.len() <= REPLAY_BYTES_MAX).map(|data| Some(data.clone()))
             }
-            _ => None,
+            (_, false) => None,
         };
-        Ok(match whole {
-            Some(whole) => Self::Whole(whole, Arc::new(AtomicBool::new(false))),
-            None => Self::Stream(Arc::new(Mutex::new(Stream { read, rest: body, went_out: false }))),
-        })
+        if let Some(whole) = whole {
+            return Ok(Self::Whole(whole, Arc::new(AtomicBool::new(false))));
+        }
+        let read = first.into_iter().chain(second).collect();
+        Ok(Self::Stream(Arc::new(Mutex::new(Stream { read, rest: body, went_out: false }))))
     }
 
     /// The body for one more try.
