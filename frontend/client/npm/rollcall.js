@@ -11,6 +11,9 @@ const ANSWER_MS_MAX = 10_000;
 const BACKOFF_MS_MIN = 250;
 const BACKOFF_MS_MAX = 4_000;
 
+/** How many states of a registration wait for who asked for them. */
+const STATES_MAX = 64;
+
 /** What is registered where nothing else is asked for: what go-kratos would write. */
 const LAYOUT = 'kratos';
 const TTL_S = 15;
@@ -260,7 +263,16 @@ export class Rollcall {
     const names = isOne ? [text(name, '/name')] : texts(name, '/names').map((each, index) => text(each, `/names/${index}`));
     if (names.length === 0) throw wrong('/names', 'it must not be empty');
     const line = () => this.#at.watch(names, isOne);
-    const connection = (connection) => void onConnection?.(connection);
+    const connection = (connection) => {
+      try {
+        onConnection?.(connection);
+      } catch (error) {
+        // It is nobody's here, as that of an event's listener.
+        queueMicrotask(() => {
+          throw error;
+        });
+      }
+    };
     return new Stream((left, signal) => this.#follow(line, JSON.parse, connection, { left, signal, retry }), signal);
   }
 
@@ -471,7 +483,11 @@ export class Registration {
     const queue = [now()];
     return new Stream(async function* (left, signal) {
       let wake;
-      const add = (state) => (queue.push(state), wake?.());
+      const add = (state) => {
+        // Who does not listen gets the last of them.
+        if (queue.push(state) > STATES_MAX) queue.shift();
+        wake?.();
+      };
       const end = () => wake?.();
       if (queue[0].state !== 'ended') changed.push(add);
       left.addEventListener('abort', end);
