@@ -33,7 +33,7 @@ pub use self::{
     endpoint::{Address, Member, Protocol, Security, WEIGHT, members},
     load::{FAILURE_COST, LATENCY_DECAY},
     schedule::SLOTS_MAX,
-    standing::{EJECTION_MAX, EJECTION_MIN, Ejection, FAILURES_IN_A_ROW},
+    standing::{EJECTION_LIMIT, EJECTION_MAX, EJECTION_MIN, Ejection, FAILURES_IN_A_ROW},
 };
 use self::{load::Load, standing::Standings};
 

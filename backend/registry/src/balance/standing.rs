@@ -21,6 +21,9 @@ pub const EJECTION_MIN: Duration = Duration::from_millis(500);
 /// For how long an address is left out at the most before it is tried again, unless configured otherwise.
 pub const EJECTION_MAX: Duration = Duration::from_secs(10);
 
+/// For how long an address is left out at the most, whatever is configured.
+pub const EJECTION_LIMIT: Duration = Duration::from_hours(1);
+
 /// When an address is left out, and for how long. The time doubles as long as the address does not come back for good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ejection {
@@ -47,7 +50,7 @@ impl Ejection {
     /// For how long the `times`-th time in a row, between three quarters and all of a bound that doubles: what failed
     /// together is not tried together.
     fn spell(&self, times: u32) -> Duration {
-        let bound = self.min.saturating_mul(1 << times.min(20)).min(self.max);
+        let bound = self.min.saturating_mul(1 << times.min(20)).min(self.max).min(EJECTION_LIMIT);
         bound.mul_f64(0.75 + fastrand::f64() / 4.0)
     }
 }

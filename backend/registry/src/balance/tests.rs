@@ -181,6 +181,16 @@ fn nothing_is_left_out_where_that_is_switched_off() {
 }
 
 #[test]
+fn an_endless_ejection_ends() {
+    let endless = Ejection { min: Duration::MAX, max: Duration::MAX, ..Ejection::default() };
+    let balancer = Balancer::new(Picking::RoundRobin, endless, Instant::now());
+    set(&balancer, &[("a", 100), ("b", 100)]);
+    let now = Instant::now();
+    assert!(balancer.report(&node(&balancer, "a"), Outcome::Refused, now));
+    assert!(balancer.due(8, now).1.unwrap() - now <= EJECTION_LIMIT);
+}
+
+#[test]
 fn what_an_address_did_outlives_a_change_of_the_list() {
     let balancer = new(Picking::RoundRobin);
     let now = Instant::now();

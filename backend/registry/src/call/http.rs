@@ -40,6 +40,15 @@ pub enum Error {
 
 /// Sends requests to services by their names; cheap to clone. Each service's instances are followed from the first request
 /// to it on, as long as the client lives.
+///
+/// ```no_run
+/// # use rollcall_registry::{Registry, call::{CallConfig, http::Client}};
+/// # async fn example(registry: Registry) -> Result<(), Box<dyn std::error::Error>> {
+/// let client = Client::new(registry.discovery(), CallConfig::default())?;
+/// let answer = client.get("discovery:///helloworld/hello?name=you").send().await?.error_for_status()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,

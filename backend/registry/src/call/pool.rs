@@ -33,6 +33,9 @@ use crate::{
 /// How many addresses are tried at once.
 const TRIALS_MAX: usize = 16;
 
+/// How long an instance is waited for at the most, whatever is configured.
+const WAIT_LIMIT: Duration = Duration::from_hours(24 * 365);
+
 /// How long a trial may take.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -135,7 +138,7 @@ impl<T> Shared<T> {
             WhenEmpty::Fail => FIRST_LIST_TIMEOUT,
             WhenEmpty::Wait(patience) => patience,
         };
-        let until = deadline.into_iter().fold(began + patience, Instant::min);
+        let until = began + deadline.map_or(patience, |deadline| patience.min(deadline - began)).min(WAIT_LIMIT);
         let mut standing = self.standing.subscribe();
         loop {
             let now = standing.borrow_and_update().clone();
