@@ -10,7 +10,13 @@ mod follow;
 mod guard;
 mod services;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use futures_util::{Stream, stream};
 use rollcall_shared::{KeyPrefix, Layout, ServiceInstance};
@@ -182,11 +188,9 @@ impl Discovery {
     /// # Errors
     /// [`DiscoverError::NotKnownYet`] where etcd could not be asked for the first list; [`DiscoverError::BadName`] and
     /// [`DiscoverError::TooMany`]; [`DiscoverError::Stopped`] after [`Self::close`].
-    pub async fn get_service(&self, name: &str) -> Result<Instances, DiscoverError> {
-        match self.known(name) {
-            Some(instances) => Ok(instances),
-            None => self.first_list(name).await,
-        }
+    #[inline]
+    pub fn get_service<'a>(&'a self, name: &'a str) -> GetService<'a> {
+        GetService { discovery: self, name, asking: None }
     }
 
     /// The instances of `name`, where they are known. It neither waits nor begins to watch; where nothing is known it is
@@ -328,6 +332,37 @@ impl State {
         }
         writing.remove(name);
         true
+    }
+}
+
+/// What [`Discovery::get_service`] is waited for by. What is known is answered without a state machine of its own, which
+/// would cost as much again as looking it up.
+pub struct GetService<'a> {
+    discovery: &'a Discovery,
+    name: &'a str,
+    asking: Option<Asking<'a>>,
+}
+
+type Asking<'a> = Pin<Box<dyn Future<Output = Result<Instances, DiscoverError>> + Send + 'a>>;
+
+impl fmt::Debug for GetService<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("GetService").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Future for GetService<'_> {
+    type Output = Result<Instances, DiscoverError>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { discovery, name, asking } = &mut *self;
+        if asking.is_none()
+            && let Some(instances) = discovery.known(name)
+        {
+            return Poll::Ready(Ok(instances));
+        }
+        asking.get_or_insert_with(|| Box::pin(discovery.first_list(name))).as_mut().poll(context)
     }
 }
 

@@ -40,7 +40,7 @@ const RETURN_SPREAD_PER_LEASE: Duration = Duration::from_millis(1);
 const RETURN_SPREAD_MAX: Duration = Duration::from_secs(2);
 
 /// How many commands to a registration's task may wait.
-const COMMANDS_MAX: usize = 16;
+const COMMANDS_MAX: usize = 4;
 
 /// How instances are registered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -358,7 +358,8 @@ async fn tend(
             Phase::Writing => tokio::select! {
                 biased;
                 command = inbox.recv() => Woken::Command(command),
-                outcome = in_turn(&mut tenure) => Woken::Written(outcome),
+                // Boxed, as all that is rare here: what waits for nothing but its lease is small then.
+                outcome = Box::pin(in_turn(&mut tenure)) => Woken::Written(outcome),
             },
             Phase::Resting { until } => tokio::select! {
                 command = inbox.recv() => Woken::Command(command),
@@ -372,12 +373,12 @@ async fn tend(
         phase = match woken {
             Woken::Command(Some(Command::Leave { how, done })) => {
                 // Nobody may wait for the answer any more.
-                let _ = done.send(tenure.leave(how).await);
+                let _ = done.send(Box::pin(tenure.leave(how)).await);
                 break;
             }
             Woken::Command(Some(Command::Update { value, done })) => {
                 tenure.value = value;
-                let outcome = tenure.establish().await;
+                let outcome = Box::pin(tenure.establish()).await;
                 let next = after_write(&tenure, outcome.as_ref().err(), &mut backoff, &state);
                 let _ = done.send(outcome);
                 next

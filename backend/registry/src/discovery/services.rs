@@ -2,9 +2,11 @@
 //! writes but the list's own count.
 //!
 //! Owns: the table. Must not know: where lists come from, nor when a service is let go. The table is parted, so that a
-//! change copies a small part of it.
+//! change copies a small part of it, and each thread that asks keeps the table at hand that it saw last, so that asking
+//! again costs no more than seeing that it is still the same.
 
 use std::{
+    cell::RefCell,
     hash::BuildHasher as _,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -12,7 +14,7 @@ use std::{
     },
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Cache};
 use foldhash::fast::RandomState;
 use hashbrown::{HashTable, hash_table};
 use tokio::sync::watch;
@@ -20,7 +22,21 @@ use tokio::sync::watch;
 use super::{Instances, ServiceView};
 
 /// How many parts the table has: a power of two.
-const PARTS: usize = 256;
+const PARTS: usize = 64;
+
+/// Of how many discoveries a thread keeps the table at hand. Until it asks again, or asks more others, it keeps what has
+/// changed since alive: the lists, not the instances that are still there.
+const AT_HAND_MAX: usize = 4;
+
+type Part = HashTable<Row>;
+type Table = Vec<Arc<Part>>;
+
+/// A table at hand, and which one it is.
+type AtHand = (*const ArcSwap<Table>, Cache<Arc<ArcSwap<Table>>, Arc<Table>>);
+
+thread_local! {
+    static AT_HAND: RefCell<Vec<AtHand>> = const { RefCell::new(Vec::new()) };
+}
 
 /// One service that is watched.
 pub(super) struct Service {
@@ -68,7 +84,7 @@ struct Row {
 
 /// The table.
 pub(super) struct Services {
-    parts: Box<[ArcSwap<HashTable<Row>>]>,
+    table: Arc<ArcSwap<Table>>,
     hasher: RandomState,
     len: AtomicUsize,
     /// Whether it is noted who was asked for.
@@ -85,7 +101,7 @@ pub(super) struct Writing<'a> {
 impl Services {
     pub(super) fn new(notes_asked: bool) -> Self {
         Self {
-            parts: (0..PARTS).map(|_| ArcSwap::default()).collect(),
+            table: Arc::new(ArcSwap::from_pointee(vec![Arc::default(); PARTS])),
             hasher: RandomState::default(),
             len: AtomicUsize::new(0),
             notes_asked,
@@ -96,18 +112,38 @@ impl Services {
     /// The list of `name`, where it is known.
     #[inline]
     pub(super) fn known(&self, name: &str) -> Option<Instances> {
-        let hash = self.hasher.hash_one(name);
-        let part = self.part(hash).load();
-        let row = part.find(hash, |row| *row.name == *name)?;
-        if self.notes_asked {
-            row.service.note_asked();
+        AT_HAND.with_borrow_mut(|at_hand| {
+            let this = Arc::as_ptr(&self.table);
+            // The table at hand keeps its place in memory taken: no other can be mistaken for it.
+            let place = match at_hand.iter().position(|(table, _)| *table == this) {
+                Some(place) => place,
+                None => self.take_at_hand(at_hand),
+            };
+            let row = self.find(at_hand[place].1.load(), name)?;
+            if self.notes_asked {
+                row.service.note_asked();
+            }
+            row.known.clone()
+        })
+    }
+
+    #[cold]
+    fn take_at_hand(&self, at_hand: &mut Vec<AtHand>) -> usize {
+        if at_hand.len() == AT_HAND_MAX {
+            at_hand.remove(0);
         }
-        row.known.clone()
+        at_hand.push((Arc::as_ptr(&self.table), Cache::new(Arc::clone(&self.table))));
+        at_hand.len() - 1
+    }
+
+    #[inline]
+    fn find<'a>(&self, table: &'a Table, name: &str) -> Option<&'a Row> {
+        let hash = self.hasher.hash_one(name);
+        table[part_of(hash)].find(hash, |row| *row.name == *name)
     }
 
     pub(super) fn get(&self, name: &str) -> Option<Arc<Service>> {
-        let hash = self.hasher.hash_one(name);
-        self.part(hash).load().find(hash, |row| *row.name == *name).map(|row| Arc::clone(&row.service))
+        self.find(&self.table.load(), name).map(|row| Arc::clone(&row.service))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -116,22 +152,20 @@ impl Services {
 
     /// All of them, in no order.
     pub(super) fn all(&self) -> Vec<(Arc<str>, Arc<Service>)> {
-        let rows = |part: &ArcSwap<HashTable<Row>>| {
-            let part = part.load();
-            part.iter().map(|row| (Arc::clone(&row.name), Arc::clone(&row.service))).collect::<Vec<_>>()
-        };
-        self.parts.iter().flat_map(rows).collect()
+        let table = self.table.load();
+        let rows = table.iter().flat_map(|part| part.iter());
+        rows.map(|row| (Arc::clone(&row.name), Arc::clone(&row.service))).collect()
     }
 
     pub(super) fn write(&self) -> Writing<'_> {
         Writing { services: self, _alone: self.writing.lock().unwrap_or_else(PoisonError::into_inner) }
     }
+}
 
-    #[inline]
-    fn part(&self, hash: u64) -> &ArcSwap<HashTable<Row>> {
-        // The table in it goes by the lowest bits and the highest.
-        &self.parts[(hash >> 32) as usize % PARTS]
-    }
+/// The part that holds names of this hash. The table in it goes by the lowest bits and the highest.
+#[inline]
+fn part_of(hash: u64) -> usize {
+    (hash >> 32) as usize % PARTS
 }
 
 impl Writing<'_> {
@@ -177,12 +211,12 @@ impl Writing<'_> {
     fn change(&self, name: &str, change: impl FnOnce(hash_table::Entry<'_, Row>, u64)) {
         let services = self.services;
         let hash = services.hasher.hash_one(name);
-        let part = services.part(hash);
-        let mut rows = HashTable::clone(&part.load());
+        let mut table = Table::clone(&services.table.load());
+        let rows = Arc::make_mut(&mut table[part_of(hash)]);
         let before = rows.len();
         change(rows.entry(hash, |row| *row.name == *name, |row| row.hash), hash);
         services.len.fetch_add(rows.len().wrapping_sub(before), Ordering::Relaxed);
-        part.store(Arc::new(rows));
+        services.table.store(Arc::new(table));
     }
 }
 
@@ -217,6 +251,23 @@ mod tests {
             let name = number.to_string();
             assert_eq!(services.known(&name).is_some(), number % 2 == 1, "{name}");
             assert_eq!(services.get(&name).is_some(), number % 2 == 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn each_table_is_its_own_however_many_a_thread_has_asked() {
+        let tables: Vec<Services> = (0..2 * AT_HAND_MAX).map(|_| Services::new(false)).collect();
+        for _ in 0..3 {
+            for (number, services) in tables.iter().enumerate() {
+                let service = Arc::new(Service::new());
+                services.write().insert("orders", Arc::clone(&service));
+                let list: Instances = (0..number).map(|_| Arc::default()).collect();
+                services.write().tell("orders", &service, known(&list));
+            }
+            for (number, services) in tables.iter().enumerate() {
+                assert_eq!(services.known("orders").map(|list| list.len()), Some(number));
+            }
+            assert_eq!(AT_HAND.with_borrow(Vec::len), AT_HAND_MAX);
         }
     }
 
