@@ -123,16 +123,26 @@ impl LeaseKeeping {
     /// A lease that is kept already goes on as it was.
     pub fn keep(&self, lease: LeaseId, granted_ttl_s: i64) -> watch::Receiver<LeaseState> {
         let shard = self.shard(lease);
-        let receiver = shard.schedule().add(lease, granted_ttl_s, Instant::now());
-        shard.changed.notify_one();
+        let mut schedule = shard.schedule();
+        let first_due = schedule.first_due();
+        let receiver = schedule.add(lease, granted_ttl_s, Instant::now());
+        // The stream sleeps until the first is due: only another first is news to it. To wake it for each of thousands
+        // would cost more than the rest of their registering here.
+        if schedule.first_due() != first_due {
+            shard.changed.notify_one();
+        }
         receiver
     }
 
     /// Renews `lease` no longer. It runs out after its TTL, or is the caller's to revoke.
     pub fn release(&self, lease: LeaseId) {
         let shard = self.shard(lease);
-        shard.schedule().remove(lease);
-        shard.changed.notify_one();
+        let mut schedule = shard.schedule();
+        schedule.remove(lease);
+        // It ends with its last lease; else it wakes for nothing at the worst.
+        if schedule.is_empty() {
+            shard.changed.notify_one();
+        }
     }
 
     /// Ends the hub's tasks, for all its clones, and waits until they have ended.
