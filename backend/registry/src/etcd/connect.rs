@@ -128,7 +128,8 @@ struct Current {
     /// Raised whenever a client is given up, so that a failure is counted once however many saw it.
     generation: u64,
     endpoint_index: usize,
-    client: Option<Client>,
+    /// Shared rather than cloned for each request: a clone of it is one of each of its eight clients.
+    client: Option<Arc<Client>>,
     /// The last try that failed, with the generation that it was of.
     failure: Option<(u64, ConnectError)>,
 }
@@ -136,7 +137,7 @@ struct Current {
 /// A client in use, with what it takes to report that it failed.
 #[derive(Clone)]
 pub struct EtcdClient {
-    inner: Client,
+    inner: Arc<Client>,
     generation: u64,
 }
 
@@ -222,7 +223,8 @@ impl Connection {
         let error = match tokio::time::timeout(after, connecting).await {
             Ok(Ok(client)) => {
                 let mut current = self.current();
-                current.client = Some(client.clone());
+                let client = Arc::new(client);
+                current.client = Some(Arc::clone(&client));
                 return Ok(EtcdClient { inner: client, generation: current.generation });
             }
             Ok(Err(source)) => ConnectError::Refused { endpoint, source: Arc::new(source) },
