@@ -9,7 +9,8 @@ mod judge;
 
 use std::{
     fmt,
-    pin::Pin,
+    future::poll_fn,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{Request, Response, request::Parts};
 use tokio::sync::{Notify, watch};
 use tonic::{Code, Status, body::Body, transport::Endpoint};
 use tower::Service;
@@ -160,20 +161,22 @@ impl Service<Request<Body>> for Channel {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        Box::pin(call(Arc::clone(&self.pool), request))
+        let (parts, body) = request.into_parts();
+        Box::pin(call(Arc::clone(&self.pool), parts, body))
     }
 }
 
-/// One call.
-async fn call(pool: Arc<Pool<Line>>, request: Request<Body>) -> Result<Response<ResponseBody>, Status> {
-    let (parts, body) = request.into_parts();
+/// One call. (What is awaited here is kept small, or boxed where it is rare: every call allocates this.)
+async fn call(pool: Arc<Pool<Line>>, mut parts: Parts, body: Body) -> Result<Response<ResponseBody>, Status> {
     let kept = Kept::of(body).await?;
     let repeatable = is_repeatable(pool.config.retry.repeat, &parts.method, &parts.extensions);
     let mut tries = Tries::new(&pool, repeatable, judge::timeout(&parts.headers));
     loop {
         let one = tries.next().await.map_err(status)?;
-        let request = Request::from_parts(parts.clone(), Body::new(kept.payload()));
-        let answer = tries.in_time(&one, one.call().kept().send(request)).await.map_err(status)?;
+        let answer = {
+            let answer = pin!(one.call().kept().send(once_more(&mut parts, &kept)));
+            tries.in_time(&one, answer).await.map_err(status)?
+        };
         let failure = match answer {
             Ok(ref response) if judge::is_unavailable(response) => Failure::Unavailable,
             Ok(mut response) => {
@@ -202,6 +205,17 @@ async fn call(pool: Arc<Pool<Line>>, request: Request<Body>) -> Result<Response<
     }
 }
 
+/// The request for one more try. The extensions go with the first: they are the caller's, and no server sees them.
+fn once_more(parts: &mut Parts, kept: &Kept) -> Request<Body> {
+    let mut request = Request::new(Body::new(kept.payload()));
+    request.method_mut().clone_from(&parts.method);
+    request.uri_mut().clone_from(&parts.uri);
+    *request.version_mut() = parts.version;
+    request.headers_mut().clone_from(&parts.headers);
+    *request.extensions_mut() = std::mem::take(&mut parts.extensions);
+    request
+}
+
 /// A try without an answer.
 enum Lost {
     /// While it waited for a connection, another call was told that none stands.
@@ -210,25 +224,26 @@ enum Lost {
 }
 
 impl Line {
-    async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Lost> {
+    fn send(&self, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, Lost>> {
         let mut channel = self.channel.clone();
-        let answer = async {
-            std::future::poll_fn(|cx| channel.poll_ready(cx)).await?;
-            channel.call(request).await
-        };
-        if self.stands.load(Ordering::Relaxed) {
-            return answer.await.map_err(Lost::Transport);
-        }
-        let refused = self.refused.notified();
-        tokio::select! {
-            biased;
-            answer = answer => {
-                if answer.is_ok() {
-                    self.stands.store(true, Ordering::Relaxed);
-                }
-                answer.map_err(Lost::Transport)
+        async move {
+            // Where a connection stands, there is nothing to hear of it.
+            let stands = self.stands.load(Ordering::Relaxed);
+            let mut refused = pin!(self.refused.notified());
+            tokio::select! {
+                biased;
+                ready = poll_fn(|cx| channel.poll_ready(cx)) => ready.map_err(Lost::Transport)?,
+                () = &mut refused, if !stands => return Err(Lost::Elsewhere),
             }
-            () = refused => Err(Lost::Elsewhere),
+            let answer = tokio::select! {
+                biased;
+                answer = channel.call(request) => answer.map_err(Lost::Transport)?,
+                () = &mut refused, if !stands => return Err(Lost::Elsewhere),
+            };
+            if !stands {
+                self.stands.store(true, Ordering::Relaxed);
+            }
+            Ok(answer)
         }
     }
 

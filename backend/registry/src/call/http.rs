@@ -7,6 +7,7 @@ use std::{
     collections::HashMap,
     error::Error as StdError,
     fmt,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -127,7 +128,7 @@ impl Client {
             // A body that streams is there once.
             kept = request.try_clone();
             *request.url_mut() = at(scheme, one.call().address().as_str(), &request.url()[Position::BeforePath..])?;
-            let answer = tries.in_time(&one, self.shared.http.execute(request)).await?;
+            let answer = tries.in_time(&one, pin!(self.shared.http.execute(request))).await?;
             let failure = match answer {
                 Ok(mut response) if response.status() != StatusCode::SERVICE_UNAVAILABLE => {
                     // What is still to come of the body is reqwest's: the call counts as in flight until here.

@@ -127,7 +127,7 @@ impl<T> Shared<T> {
             if let Some(choice) = self.balancer.snapshot().pick_other(&tried) {
                 return Ok(choice.start());
             }
-            self.somebody(deadline).await?;
+            Box::pin(self.somebody(deadline)).await?;
         }
     }
 

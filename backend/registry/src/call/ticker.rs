@@ -38,8 +38,12 @@ impl Ticker {
     }
 
     /// What `answer` gives, if it gives it until `deadline`.
-    pub(super) async fn until<F: Future>(&self, deadline: Instant, now: Instant, answer: F) -> Option<F::Output> {
-        let mut answer = std::pin::pin!(answer);
+    pub(super) async fn until<F: Future + Unpin>(
+        &self,
+        deadline: Instant,
+        now: Instant,
+        mut answer: F,
+    ) -> Option<F::Output> {
         // Where the next tick might come too late, a timer is set at once.
         if deadline.saturating_duration_since(now) > 2 * TICK {
             let ticked = self.ticked.notified();
@@ -50,7 +54,7 @@ impl Ticker {
                 () = ticked => {}
             }
         }
-        timeout_at(deadline, answer).await.ok()
+        Box::pin(timeout_at(deadline, answer)).await.ok()
     }
 
     /// Somebody calls: it ticks at least twice from here on.
@@ -129,7 +133,7 @@ mod tests {
                 sleep(Duration::from_millis(ms)).await;
                 ms
             };
-            assert_eq!(ticker.until(began + Duration::from_secs(10), began, answer).await, Some(ms));
+            assert_eq!(ticker.until(began + Duration::from_secs(10), began, Box::pin(answer)).await, Some(ms));
             advance(Duration::from_millis(137)).await;
         }
     }

@@ -93,7 +93,7 @@ impl<'pool, T> Tries<'pool, T> {
     }
 
     /// What `answer` gives, if it gives it in time.
-    pub(super) async fn in_time<F: Future>(&self, one: &Try<'_, T>, answer: F) -> Result<F::Output, CallError> {
+    pub(super) async fn in_time<F: Future + Unpin>(&self, one: &Try<'_, T>, answer: F) -> Result<F::Output, CallError> {
         let Some(deadline) = self.deadline() else { return Ok(answer.await) };
         self.pool.ticker.until(deadline, one.began, answer).await.ok_or_else(|| {
             self.pool.report(one.call(), Outcome::Failed, Instant::now());
@@ -130,7 +130,7 @@ impl<'pool, T> Tries<'pool, T> {
         self.tried.push(call.address().clone());
         drop(call);
         if self.pool.is_exhausted(is_among(&self.tried)) {
-            sleep(PAUSE_MAX.mul_f64(fastrand::f64())).await;
+            Box::pin(sleep(PAUSE_MAX.mul_f64(fastrand::f64()))).await;
         }
         true
     }
