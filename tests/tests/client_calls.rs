@@ -499,7 +499,7 @@ fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("this test is a file");
     let folder = test.ancestors().nth(2).expect("it lies in target/PROFILE/deps");
     let path = folder.join("examples").join(name);
-    let build = "cargo build -p rollcall-registry --features grpc,http --examples";
+    let build = "cargo build -p rollcall-registry --examples";
     assert!(path.is_file(), "{} is missing; build it: `{build}`", path.display());
     path
 }

@@ -1,7 +1,7 @@
 //! Calls `helloworld` by its name, over gRPC and over HTTP, and says which instance answered. It finds what go-kratos
 //! registered as well as `helloworld_server`.
 //!
-//! `cargo run --features grpc,http --example helloworld_client -- 127.0.0.1:2379 10`
+//! `cargo run --example helloworld_client -- 127.0.0.1:2379 10`
 
 use std::{error::Error, time::Duration};
 

@@ -2,7 +2,7 @@
 //! SIGTERM deregisters it first, then lets callers take notice, then stops it.
 //!
 //! `cargo run --example helloworld_server -- 127.0.0.1:2379`, as often as you like; then ask by
-//! `cargo run --features grpc,http --example helloworld_client`, or from go-kratos by `discovery:///helloworld`.
+//! `cargo run --example helloworld_client`, or from go-kratos by `discovery:///helloworld`.
 
 use std::error::Error;
 
