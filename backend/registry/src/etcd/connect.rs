@@ -219,7 +219,8 @@ impl Connection {
             endpoints[current.endpoint_index % endpoints.len()].clone()
         };
         let after = self.shared.config.timeout.unwrap_or(CONNECT_TIMEOUT);
-        let connecting = Client::connect([&endpoint], Some(self.options(&endpoint)));
+        // Boxed: it is rare, and as large as all else that a request is.
+        let connecting = Box::pin(Client::connect([&endpoint], Some(self.options(&endpoint))));
         let error = match tokio::time::timeout(after, connecting).await {
             Ok(Ok(client)) => {
                 let mut current = self.current();
