@@ -165,7 +165,8 @@ impl Layout {
     }
 
     /// As [`Layout::encode`], and names and ids may hold `/` where the framework lets them: in kratos, whose keys then have
-    /// more segments, and in go-micro, whose keys have `-` instead.
+    /// more segments, and in go-micro, whose keys have `-` instead. Callers on grpc-go reach such a service in Rust only with
+    /// `grpc.WithAuthority`: they make an `:authority` with `%2F` of its name, which HTTP/2 refuses here.
     ///
     /// # Errors
     /// As [`Layout::encode`] has.

@@ -113,6 +113,9 @@ impl Options {
     }
 
     /// As etcd's own gRPC naming: `target` is the name that its clients resolve, or what such names begin with.
+    ///
+    /// Go's gRPC callers make an `:authority` of the name; where it holds `/` or is beyond ASCII, that has `%` in it, which
+    /// HTTP/2 in Rust refuses as a protocol error. They then need `grpc.WithAuthority`.
     pub fn grpc(target: impl Into<String>) -> Self {
         Self::new(Layout::Grpc, target)
     }
