@@ -9,8 +9,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// adapter gives v2's etcd registry v3's types. v3's own differs from it in one import path, and was not to be had from the
-// module proxy in use.
+// adapter gives v2's etcd registry v3's types. v3's own differs from it in one import path, and was not to be had
+// when this was written.
 type adapter struct{ registry *etcd.Registry }
 
 func newRegistry(client *clientv3.Client) adapter { return adapter{registry: etcd.New(client)} }

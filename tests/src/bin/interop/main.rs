@@ -34,7 +34,7 @@ const STORY: &str = "kratos-story";
 /// The notes below the tables.
 const NOTES: &str = "\
 ¹ with v2's etcd registry behind an adapter of types: v3's own, which differs from it in one import path, was not to be had
-from the module proxy in use.
+when this was measured.
 
 ² with `grpc.WithAuthority`: of a name with a `/`, or beyond ASCII, grpc-go makes an `:authority` with `%2F`, which Rust's
 HTTP/2 refuses (PROTOCOL_ERROR). Over HTTP it makes no difference.
