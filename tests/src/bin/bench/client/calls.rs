@@ -52,6 +52,9 @@ pub async fn measure(plan: Plan) -> anyhow::Result<()> {
             rates[1].push(rate(callers, length, &round_robin).await?);
             rates[2].push(rate(callers, length, &of_two).await?);
         }
+        // Each run beside its neighbour: what else the machine does comes and goes more slowly.
+        let pairs = rates[1].iter().zip(&rates[0]).map(|(named, plain)| named / plain);
+        let ratio = median(pairs.collect::<Vec<_>>());
         let [plain, round_robin, of_two] = rates.map(median);
         let mut table = Table::new(&["calls/s", "µs a call"]);
         let us = |rate: f64| 1e6 / rate;
@@ -59,7 +62,7 @@ pub async fn measure(plan: Plan) -> anyhow::Result<()> {
         table.row("discovery:///, round robin", &[(round_robin, 0), (us(round_robin), 1)]);
         table.row("discovery:///, power of two choices", &[(of_two, 0), (us(of_two), 1)]);
         table.print();
-        verdict("the rate by name, of the plain channel's", round_robin / plain, 0.95, Wanted::AtLeast);
+        verdict("the rate by name, of the plain channel's in the same round", ratio, 0.95, Wanted::AtLeast);
     }
     Ok(())
 }
