@@ -398,3 +398,19 @@ async fn what_is_orphaned_below_it_is_reaped_and_its_commands_end_is_not_taken()
     job.signal("TERM");
     assert_eq!(job.ended(seconds(10)).await.code(), Some(7), "the command's own code: {:?}", job.stderr());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_nohup_started_outlives_its_terminal() {
+    let etcd = Etcd::spawn().await;
+    let mut inner = command(&etcd.url(), &["--", "sh", "-c", FOREVER]);
+    let mut outer = Command::new("nohup");
+    outer.arg(inner.get_program()).args(inner.get_args());
+    outer.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    inner = outer;
+    let mut job = start(inner);
+    etcd.key_stands(KEY, true, seconds(10)).await;
+    job.signal("HUP");
+    job.signal("USR2");
+    // What comes after the hangup is heard: the hangup was not.
+    assert_eq!(job.ended(seconds(10)).await.code(), Some(128 + 12), "{:?}", job.stderr());
+}

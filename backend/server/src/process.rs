@@ -46,6 +46,14 @@ fn is_own_zombie(pid: Pid) -> bool {
         && fields.next().and_then(|parent| parent.parse().ok()) == Some(getpid().as_raw_nonzero().get())
 }
 
+/// Whether this process was started with `signal` ignored. False where the system does not say.
+pub(crate) fn is_ignored(signal: Signal) -> bool {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return false };
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    mask & (1 << (signal.as_raw() - 1)) != 0
+}
+
 /// Raises the limit of open files to what the system allows, and says what it is then.
 pub(crate) fn raise_open_files_max() -> u64 {
     let limit = getrlimit(Resource::Nofile);

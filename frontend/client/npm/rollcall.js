@@ -11,6 +11,9 @@ const ANSWER_MS_MAX = 10_000;
 const BACKOFF_MS_MIN = 250;
 const BACKOFF_MS_MAX = 4_000;
 
+/** The longest time between two renewals, however long the TTL is: a lost lease is noticed within it. Longer timers end at once. */
+const RENEWAL_MS_MAX = 3_600_000;
+
 /** How many states of a registration wait for who asked for them. */
 const STATES_MAX = 64;
 
@@ -480,8 +483,9 @@ export class Registration {
   states({ signal } = {}) {
     const now = () => ({ state: this.#state, lease: this.#lease, ...(this.#error && { error: this.#error }) });
     const changed = this.#changed;
-    const queue = [now()];
     return new Stream(async function* (left, signal) {
+      // From the first question on: what changes before it is in what it answers.
+      const queue = [now()];
       let wake;
       const add = (state) => {
         // Who does not listen gets the last of them.
@@ -568,7 +572,7 @@ export class Registration {
     const ending = this.#ending.signal;
     let failures = 0;
     for (;;) {
-      const third = (this.#ttl * 1000) / 3;
+      const third = Math.min((this.#ttl * 1000) / 3, RENEWAL_MS_MAX);
       try {
         const wait = failures === 0 ? third : backoff(failures - 1);
         await sleep(this.#lease === null ? wait : Math.min(third, wait), ending);
@@ -589,7 +593,8 @@ export class Registration {
         failures = 0;
       } catch (error) {
         failures += 1;
-        if (error.status === 404 && this.#lease !== null) {
+        // In the server's own words: a proxy's 404 says nothing of a lease.
+        if (error.status === 404 && error.problem && this.#lease !== null) {
           // It is put back at once; should that fail, after a while and from then on.
           this.#lease = null;
           this.#become('lost', error);
@@ -621,7 +626,7 @@ export class Registration {
         } catch (error) {
           const standing = error.problem?.record;
           // Somebody edited it: it is ours all the same.
-          if (error.status === 409 && standing && standing.lease === this.#lease) revision = standing.mod_revision;
+          if (error.status === 409 && standing && this.#holds(standing)) revision = standing.mod_revision;
           // Gone already, or another's by now.
           else if (error.status === 404 || error.status === 409) break;
           else throw error;
@@ -630,6 +635,11 @@ export class Registration {
     } finally {
       this.#become('ended');
     }
+  }
+
+  /** Whether a record stands under this registration's lease, or permanently where it has none. */
+  #holds({ lease }) {
+    return lease === this.#lease && (lease !== null || this.#asked.ttl_s === null);
   }
 
   [ASYNC_DISPOSE]() {

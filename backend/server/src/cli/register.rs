@@ -372,7 +372,9 @@ struct Signals {
 
 impl Signals {
     fn listen() -> io::Result<Self> {
-        let passed = Passed::ALL.into_iter().map(|passed| Ok((passed, signal(passed.kind)?)));
+        // Who was started to outlive its terminal, by nohup for example, is not to hear of its end.
+        let heard = |passed: &Passed| passed.signal != Signal::HUP || !process::is_ignored(Signal::HUP);
+        let passed = Passed::ALL.into_iter().filter(heard).map(|passed| Ok((passed, signal(passed.kind)?)));
         Ok(Self { passed: passed.collect::<io::Result<_>>()?, child: signal(SignalKind::child())? })
     }
 
