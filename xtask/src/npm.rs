@@ -16,7 +16,17 @@ use crate::{
 };
 
 /// What the package is made of.
-const SOURCES: [&str; 6] = ["frontend/client", "shared", "Cargo.toml", "Cargo.lock", "LICENSE", "xtask/src/npm.rs"];
+const SOURCES: [&str; 9] = [
+    "frontend/client",
+    "frontend/wasm-streams",
+    "shared",
+    "Cargo.toml",
+    "Cargo.lock",
+    "LICENSE",
+    "rust-toolchain.toml",
+    "xtask/src/npm.rs",
+    "xtask/src/split.rs",
+];
 
 /// The name of the WebAssembly, and of the script that binds it.
 const NAME: &str = "rollcall_client";
@@ -30,13 +40,13 @@ pub fn build(machine: &mut Machine) -> Outcome<PathBuf> {
         step::skip("the npm package");
         return Ok(package);
     }
-    tools::wasm_target(machine)?;
-    tools::wasm_bindgen(machine)?;
-    // Should the work be cut short, what stands there must not pass for finished.
+    // Should the work be cut short, or not even begin for want of a tool, what stands there must not pass for finished.
     for path in [&stamp, &package] {
         let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         removed.or_else(|error| if path.exists() { Err(at(path, &error)) } else { Ok(()) })?;
     }
+    tools::wasm_target(machine)?;
+    tools::wasm_bindgen(machine)?;
     let mut cargo = machine.cargo();
     cargo.args(["rustc", "--package", "rollcall-client", "--lib", "--crate-type", "cdylib", "--features", "js"]);
     cargo.args(["--profile", "wasm-release", "--target", WASM_TARGET, "--locked"]);
