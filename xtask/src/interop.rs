@@ -1,11 +1,11 @@
 //! `cargo xtask interop`: builds the Go programs in `tests/interop`, then runs the matrix. Knows the programs' names and
 //! what their builds want, and nothing of what they do.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use crate::{
-    machine::{Machine, on_path},
-    step::{self, Failure, Outcome},
+    machine::Machine,
+    step::{self, Outcome},
     tools,
 };
 
@@ -18,16 +18,9 @@ pub const STORY: &str = "kratos-story";
 
 /// Runs the matrix for `names`, or for all where there are none.
 pub fn run(machine: &mut Machine, names: &[String], quick: bool) -> Outcome<ExitCode> {
-    if on_path("go").is_none() {
-        return Err(Failure(
-            "the frameworks are Go's and there is no `go` here: `apt-get install golang-go`, `brew install go`, or \
-             https://go.dev/dl"
-                .into(),
-        ));
-    }
+    tools::go(machine)?;
     tools::etcd(machine)?;
-    let etcd36 = tools::etcd36(machine)?;
-    let programs = machine.target().join("interop");
+    let etcd36 = tools::etcd36(machine);
     for program in PROGRAMS {
         let asked = |name: &String| name == program || (name == STORY && program == "kratos");
         if names.is_empty() || names.iter().any(asked) {
@@ -43,7 +36,7 @@ pub fn run(machine: &mut Machine, names: &[String], quick: bool) -> Outcome<Exit
     let mut cargo = machine.cargo();
     cargo.args(["run", "--locked", "--package", "rollcall-tests", "--bin", "interop", "--"]);
     cargo.args(names).args(quick.then_some("--quick"));
-    cargo.env("ROLLCALL_INTEROP", programs).env("ROLLCALL_EXAMPLES", examples);
+    cargo.env("ROLLCALL_INTEROP", programs(machine)).env("ROLLCALL_EXAMPLES", examples);
     match etcd36 {
         Some(etcd36) => drop(cargo.env("ROLLCALL_ETCD_BIN", etcd36)),
         None => step::say("this is measured over the etcd on the PATH, which may lose events itself where it is 3.4"),
@@ -51,7 +44,13 @@ pub fn run(machine: &mut Machine, names: &[String], quick: bool) -> Outcome<Exit
     step::become_child(cargo)
 }
 
-fn build(machine: &Machine, program: &str) -> Outcome<()> {
+/// Where the programs are built to.
+pub fn programs(machine: &Machine) -> PathBuf {
+    machine.target().join("interop")
+}
+
+/// Builds one of the programs, by a Go that is known to be there.
+pub fn build(machine: &Machine, program: &str) -> Outcome<()> {
     let mut go = machine.command("go");
     go.current_dir(machine.root().join("tests").join("interop").join(program));
     go.args(["build", "-trimpath", "-mod=readonly"]);
@@ -59,6 +58,6 @@ fn build(machine: &Machine, program: &str) -> Outcome<()> {
         // One of its libraries reaches into encoding/json by name, which Go's linker refuses since 1.23.
         go.arg("-ldflags=-checklinkname=0");
     }
-    go.arg("-o").arg(machine.target().join("interop").join(program)).arg(".");
+    go.arg("-o").arg(programs(machine).join(program)).arg(".");
     step::run(&format!("building {program} of tests/interop"), go)
 }

@@ -24,11 +24,11 @@ cargo xtask VERB
   npm                   the registry client for JavaScript as an npm package, into target/npm/rollcall/
   test [--long] [NAME]  every test whose name holds NAME (all of them without one): unit, property, integration
                         with a real etcd, and the page in a real browser; --long also the slow ones
-  bench [--quick] [NAME]
+  bench [--quick] [NAME…]
                         what pushing a change costs, each beside another way of doing the same: fanout, rapid,
                         flood, hubs, latency, memory, writers, ready, stalled; what the registry client costs a
                         service: client; and how good the page is in a real browser: dashboard; all of them without
-                        a NAME; --quick for a short look
+                        a NAME; client/PART and dashboard/PART for one part; --quick for a short look
   faults [--seed N] [--rounds N] [FAULT…]
                         the stream under every fault, on real processes, each round with a seed of its own; `causes`
                         counts what is said of planted departures; --help lists the faults
@@ -49,6 +49,14 @@ const LONG_CASES: &str = "100000";
 /// The benchmarks of `tests/src/bin/bench`.
 const BENCHES: [&str; 11] =
     ["fanout", "rapid", "flood", "hubs", "latency", "memory", "writers", "ready", "stalled", "client", "dashboard"];
+
+/// Those of them whose parts can be measured by themselves: `client/lookups`.
+const BENCHES_OF_PARTS: [&str; 2] = ["client", "dashboard"];
+
+/// A benchmark's name, and that of its one part to be measured, where it is named.
+fn with_part(name: &str) -> (&str, Option<&str>) {
+    name.split_once('/').map_or((name, None), |(name, part)| (name, Some(part)))
+}
 
 /// What was asked for.
 enum Verb {
@@ -103,8 +111,14 @@ fn parse(args: &[String]) -> Result<Verb, String> {
             if let Some(flag) = flags.iter().find(|flag| *flag != "--quick") {
                 return Err(format!("`bench` knows no `{flag}`; it takes --quick and benchmarks' names"));
             }
-            if let Some(name) = names.iter().find(|name| !BENCHES.contains(&name.as_str())) {
-                return Err(format!("there is no benchmark `{name}`; there are {}", BENCHES.join(", ")));
+            for name in &names {
+                let (name, part) = with_part(name);
+                if !BENCHES.contains(&name) {
+                    return Err(format!("there is no benchmark `{name}`; there are {}", BENCHES.join(", ")));
+                }
+                if part.is_some() && !BENCHES_OF_PARTS.contains(&name) {
+                    return Err(format!("`{name}` is of one part; {} have several", BENCHES_OF_PARTS.join(" and ")));
+                }
             }
             if names.is_empty() {
                 names = BENCHES.map(str::to_owned).to_vec();
@@ -254,17 +268,26 @@ fn test<const N: usize>(
 }
 
 fn bench(machine: &mut Machine, names: &[String], quick: bool) -> Outcome<()> {
-    let etcd36 = tools::etcd36(machine)?;
-    if names.iter().any(|name| name == "hubs") {
+    let etcd36 = tools::etcd36(machine);
+    let has = |wanted: &str| names.iter().any(|name| with_part(name).0 == wanted);
+    if has("hubs") {
         tools::hubs(machine);
     }
-    if names.iter().any(|name| name == "dashboard") {
+    if has("dashboard") {
         tools::browser(machine)?;
+    }
+    // What is read for an event is held against go-kratos.
+    if names.iter().any(|name| ["client", "client/bytes"].contains(&name.as_str()))
+        && let Err(Failure(why)) = tools::go(machine).and_then(|()| interop::build(machine, "kratos"))
+    {
+        step::say(&format!("{why}; go-kratos is measured only where it was built before"));
     }
     for name in names {
         let mut cargo = machine.cargo();
         cargo.args(["run", "--release", "--locked", "--package", "rollcall-tests", "--bin", "bench", "--"]);
-        cargo.arg(name).args(quick.then_some("--quick")).env("ROLLCALL_BIN", machine.binary());
+        let (benchmark, part) = with_part(name);
+        cargo.arg(benchmark).args(part).args(quick.then_some("--quick"));
+        cargo.env("ROLLCALL_BIN", machine.binary()).env("ROLLCALL_INTEROP", interop::programs(machine));
         if let Some(etcd36) = &etcd36 {
             cargo.env("ROLLCALL_ETCD_BIN", etcd36);
         }
@@ -278,7 +301,7 @@ fn faults(machine: &Machine, args: &[String]) -> Outcome<ExitCode> {
     cargo.args(["run", "--release", "--locked", "--package", "rollcall-tests", "--bin", "faults", "--"]);
     cargo.args(args).env("ROLLCALL_BIN", machine.binary());
     // Debian's 3.4 loses events by itself: what the server loses is judged over an etcd that does not.
-    match tools::etcd36(machine)? {
+    match tools::etcd36(machine) {
         Some(etcd36) => drop(cargo.env("ROLLCALL_ETCD_BIN", etcd36)),
         None => step::say("this is judged over the etcd on the PATH, which may lose events itself where it is 3.4"),
     }

@@ -290,20 +290,45 @@ pub fn hubs(machine: &Machine) {
     }
 }
 
-/// etcd 3.6 built from its source, where there is a Go to do so: what `bench` compares with. Debian's is 3.4.
-pub fn etcd36(machine: &Machine) -> Outcome<Option<PathBuf>> {
+/// Go, which builds what is compared with. From 1.21 on it fetches the version that a `go.mod` names by itself.
+pub fn go(machine: &Machine) -> Outcome<()> {
+    const WANTED: (u32, u32) = (1, 21);
+    let mut go = machine.command("go");
+    go.arg("version");
+    let told = on_path("go").and_then(|_| step::output(go).ok());
+    // `go version go1.26.0 linux/amd64`; others than releases are taken to be new.
+    let version = told.as_deref().and_then(|told| {
+        let mut numbers = told.split_whitespace().nth(2)?.strip_prefix("go")?.split('.');
+        // A release candidate is `1.21rc2`.
+        let minor = |text: &str| text.split(|char: char| !char.is_ascii_digit()).next()?.parse::<u32>().ok();
+        Some((numbers.next()?.parse::<u32>().ok()?, minor(numbers.next()?)?))
+    });
+    let what = match (told, version) {
+        (None, _) => "missing",
+        (Some(_), Some(version)) if version < WANTED => "too old",
+        _ => return Ok(()),
+    };
+    let (major, minor) = WANTED;
+    Err(Failure(format!(
+        "Go is {what}, and >= {major}.{minor} is wanted: https://go.dev/dl, `brew install go`, `apt-get install golang-go` from Debian 13 on \
+         (12 has 1.19, and a newer one in its backports)"
+    )))
+}
+
+/// etcd 3.6 built from its source, where there is a Go to do so: what `bench` compares with. Debian's is 3.4. Where it
+/// cannot be built, that is said, and the etcd on the PATH has to do.
+pub fn etcd36(machine: &Machine) -> Option<PathBuf> {
     let built = machine.target().join("etcd-3.6").join("etcd");
     if built.is_file() {
         step::skip("etcd 3.6 for the comparison");
-        return Ok(Some(built));
-    }
-    if on_path("go").is_none() {
-        step::say("no Go here to build etcd 3.6 with: comparing with the etcd on the PATH");
-        return Ok(None);
+        return Some(built);
     }
     let mut go = machine.command("go");
     go.current_dir(machine.root().join("tests").join("etcd36"));
     go.args(["build", "-trimpath", "-o"]).arg(&built).arg(".");
-    step::run("building etcd 3.6 for the comparison", go)?;
-    Ok(Some(built))
+    let outcome = self::go(machine).and_then(|()| step::run("building etcd 3.6 for the comparison", go));
+    if let Err(Failure(why)) = &outcome {
+        step::say(&format!("{why}; the etcd on the PATH is compared with"));
+    }
+    outcome.is_ok().then_some(built)
 }
