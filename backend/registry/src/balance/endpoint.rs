@@ -1,7 +1,7 @@
 //! Which of an instance's endpoints a caller can call, and with which weight. Follows go-kratos: the first endpoint of the
 //! wanted scheme counts, `grpcs` and `https` are what secure callers take, and an insecure one never sees them.
 
-use std::{collections::HashSet, fmt, sync::Arc};
+use std::{borrow::Cow, collections::HashSet, fmt, sync::Arc};
 
 use foldhash::fast::RandomState;
 use rollcall_shared::ServiceInstance;
@@ -45,7 +45,7 @@ pub enum Security {
 pub struct Address(Arc<str>);
 
 impl Address {
-    /// The address as it stands in the endpoint.
+    /// The address as it stands in the endpoint, without a user, and with the scheme's port where none stands there.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -86,8 +86,9 @@ pub fn members(instances: &[Arc<ServiceInstance>], protocol: Protocol, security:
     let mut seen = HashSet::with_capacity_and_hasher(instances.len(), RandomState::default());
     let callable = instances.iter().filter_map(|instance| {
         let address = instance.endpoints.iter().find_map(|endpoint| authority(endpoint, protocol, security))?;
-        seen.insert(address).then(|| Member {
-            address: address.into(),
+        let address = Address(address.into());
+        seen.insert(address.clone()).then(|| Member {
+            address,
             weight: weight(instance),
             instance: Arc::clone(instance),
         })
@@ -97,9 +98,9 @@ pub fn members(instances: &[Arc<ServiceInstance>], protocol: Protocol, security:
 
 /// The `host:port` of an endpoint, if a caller can call it. An address without a scheme, as the layouts write it that know
 /// none, is what the caller takes it for.
-fn authority(endpoint: &str, protocol: Protocol, security: Security) -> Option<&str> {
+fn authority(endpoint: &str, protocol: Protocol, security: Security) -> Option<Cow<'_, str>> {
     let Some((scheme, rest)) = endpoint.split_once("://") else {
-        return (!endpoint.is_empty()).then_some(endpoint);
+        return (!endpoint.is_empty()).then(|| with_port(endpoint, security));
     };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, rest) = rest.split_at(end);
@@ -110,7 +111,23 @@ fn authority(endpoint: &str, protocol: Protocol, security: Security) -> Option<&
     } else {
         return None;
     };
-    (offered == security && !authority.is_empty()).then_some(authority)
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    (offered == security && !host.is_empty()).then(|| with_port(host, security))
+}
+
+/// `host:port`, where `host` alone may stand: with the port that is called then.
+fn with_port(host: &str, security: Security) -> Cow<'_, str> {
+    // The colons of an IPv6 address stand within brackets.
+    let after = host.rfind(']').map_or(0, |bracket| bracket + 1);
+    let port = match security {
+        Security::Plain => 80,
+        Security::Tls => 443,
+    };
+    match host[after..].split_once(':') {
+        Some((_, "")) => format!("{host}{port}").into(),
+        Some(_) => host.into(),
+        None => format!("{host}:{port}").into(),
+    }
 }
 
 /// Whether the obsolete `?isSecure=true` stands there, by which early versions of go-kratos said what `grpcs` and `https`
@@ -159,10 +176,27 @@ mod tests {
                 (Protocol::Http, Security::Tls, https),
             ] {
                 let expected = seen.then_some("h:1");
-                assert_eq!(authority(endpoint, protocol, security), expected, "{endpoint} {protocol:?} {security:?}");
+                let offered = authority(endpoint, protocol, security);
+                assert_eq!(offered.as_deref(), expected, "{endpoint} {protocol:?} {security:?}");
             }
         }
-        assert_eq!(authority("grpc://[::1]:9000", Protocol::Grpc, Security::Plain), Some("[::1]:9000"));
+        for (endpoint, plain, secure) in [
+            ("http://[::1]:9000", Some("[::1]:9000"), None),
+            ("http://[::1]", Some("[::1]:80"), None),
+            ("http://orders.internal/x", Some("orders.internal:80"), None),
+            ("http://orders.internal:/x", Some("orders.internal:80"), None),
+            ("https://orders.internal", None, Some("orders.internal:443")),
+            ("http://orders.internal?isSecure=true", None, Some("orders.internal:443")),
+            ("orders.internal", Some("orders.internal:80"), Some("orders.internal:443")),
+            ("http://user:secret@h:1", Some("h:1"), None),
+            ("http://user:secret@h", Some("h:80"), None),
+            ("http://user@", None, None),
+        ] {
+            for (security, expected) in [(Security::Plain, plain), (Security::Tls, secure)] {
+                let offered = authority(endpoint, Protocol::Http, security);
+                assert_eq!(offered.as_deref(), expected, "{endpoint} {security:?}");
+            }
+        }
     }
 
     #[test]
