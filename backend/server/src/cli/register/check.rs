@@ -124,6 +124,7 @@ impl Check {
             }
             Host::Named(name) => TcpStream::connect((name.as_str(), self.port)).await?,
         };
+        refuse_own(&stream)?;
         let How::Get { path_and_query, authority } = &self.how else { return Ok(()) };
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let request = hyper::Request::get(path_and_query)
@@ -142,6 +143,12 @@ impl Check {
         };
         if (200..400).contains(&status) { Ok(()) } else { Err(Failure::Status(status)) }
     }
+}
+
+/// Refuses a connection to itself: where nobody listens on a port, the system may take just that one to call from, and
+/// then connects the two.
+fn refuse_own(stream: &TcpStream) -> io::Result<()> {
+    if stream.local_addr()? == stream.peer_addr()? { Err(io::ErrorKind::ConnectionRefused.into()) } else { Ok(()) }
 }
 
 /// Runs the checks for as long as somebody is told of `well`, which they turn.
@@ -189,6 +196,20 @@ pub async fn watch(config: CheckConfig, well: watch::Sender<bool>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_port_that_calls_itself_answers_nobody() {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let own = socket.local_addr().unwrap();
+        // Where the system refuses that by itself, there is nothing left to refuse.
+        if let Ok(stream) = socket.connect(own).await {
+            assert_eq!(refuse_own(&stream).map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionRefused));
+        }
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        assert!(refuse_own(&stream).is_ok());
+    }
 
     #[test]
     fn a_check_is_read_as_people_write_it() {
