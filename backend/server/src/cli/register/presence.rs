@@ -73,12 +73,10 @@ impl Presence {
     async fn register(&mut self) -> Option<Registration> {
         self.well.wait_for(|well| *well).await.ok()?;
         self.manager.status("registering");
-        let host = if let Some(host) = &self.host {
-            host.clone()
-        } else {
-            let host = address_towards(&self.etcd).await;
-            tracing::info!(host, "this host's address, by which it reaches etcd");
-            self.host.insert(host).clone()
+        let host = match &self.host {
+            Some(host) => host.clone(),
+            // Asked anew each time: hosts move.
+            None => address_towards(&self.etcd).await,
         };
         self.registrar
             .register_eventually(&(self.instance)(&host))
@@ -92,7 +90,11 @@ async fn address_towards(etcd: &[String]) -> String {
     let mut said = String::new();
     loop {
         let why = match address::this_host(etcd).await {
-            Ok(address) => return address::in_url(address),
+            Ok(address) => {
+                let host = address::in_url(address);
+                tracing::info!(host, "this host's address, by which it reaches etcd");
+                return host;
+            }
             Err(error) => error.to_string(),
         };
         if why != said {
@@ -106,9 +108,19 @@ async fn address_towards(etcd: &[String]) -> String {
 /// Says when the key stands, and what is in the way of it, once for each reason. Never ends.
 async fn tell(key: &str, mut state: watch::Receiver<RegistrationState>, manager: &Manager) {
     let mut said: Arc<str> = "".into();
+    // Whether it was said last that the key does not stand.
+    let mut lost = false;
     while state.changed().await.is_ok() {
         match &*state.borrow_and_update() {
-            RegistrationState::Retrying { why, .. } | RegistrationState::Lost { why, .. } if *why != said => {
+            RegistrationState::Retrying { why, .. } if *why != said => {
+                tracing::warn!(key, why = &**why, "registered until its lease is over, which is not renewed for now");
+                manager.status(&format!(
+                    "registered as {key} until its lease is over, which is not renewed for now: {why}"
+                ));
+                said = Arc::clone(why);
+            }
+            RegistrationState::Lost { why, .. } if !lost || *why != said => {
+                lost = true;
                 tracing::warn!(key, why = &**why, "not registered for now; it goes on being tried");
                 manager.status(&format!("not registered for now: {why}"));
                 said = Arc::clone(why);
@@ -116,7 +128,7 @@ async fn tell(key: &str, mut state: watch::Receiver<RegistrationState>, manager:
             RegistrationState::Alive => {
                 tracing::info!(key, "registered");
                 manager.status(&format!("registered as {key}"));
-                said = "".into();
+                (said, lost) = ("".into(), false);
             }
             RegistrationState::Retrying { .. } | RegistrationState::Lost { .. } | RegistrationState::Ended => {}
         }
