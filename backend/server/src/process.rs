@@ -1,10 +1,13 @@
 //! What this process asks of the system, without `unsafe`: signals to its children, the end of those that others left
 //! behind, and room for its sockets.
 
-use std::{io, os::fd::AsFd, time::Duration};
+use std::{fs::File, io, os::fd::AsFd, time::Duration};
 
-use rustix::process::{
-    Pid, Resource, Rlimit, Signal, WaitOptions, getpid, getrlimit, kill_process, setrlimit, waitpid,
+use rustix::{
+    process::{
+        Pid, Resource, Rlimit, Signal, WaitOptions, getpgrp, getpid, getrlimit, kill_process, setrlimit, waitpid,
+    },
+    termios::tcgetpgrp,
 };
 use tokio::process::Child;
 
@@ -52,6 +55,13 @@ pub(crate) fn is_ignored(signal: Signal) -> bool {
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
     mask & (1 << (signal.as_raw() - 1)) != 0
+}
+
+/// Whether the terminal that controls this process, wherever its input comes from, sends the signals of its keys to it and
+/// to all in its group.
+pub(crate) fn is_in_foreground() -> bool {
+    let Ok(terminal) = File::open("/dev/tty") else { return false };
+    tcgetpgrp(&terminal).is_ok_and(|group| group == getpgrp())
 }
 
 /// Raises the limit of open files to what the system allows, and says what it is then.

@@ -11,14 +11,8 @@ pub mod notify;
 mod presence;
 
 use std::{
-    collections::BTreeMap,
-    ffi::OsString,
-    future::poll_fn,
-    io::{self, IsTerminal},
-    os::unix::process::ExitStatusExt,
-    process::ExitStatus,
-    task::Poll,
-    time::Duration,
+    collections::BTreeMap, ffi::OsString, future::poll_fn, io, os::unix::process::ExitStatusExt, process::ExitStatus,
+    task::Poll, time::Duration,
 };
 
 use rollcall_registry::{Registrar, RegistrarConfig, etcd::connect::Connection};
@@ -40,6 +34,10 @@ pub use self::presence::LEAVE_TIMEOUT;
 /// Names the service manager's socket to a program. The command does not get it: only the main process may speak there,
 /// and who finds none is silent without an error.
 pub const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
+
+/// How long a command that its terminal seems to have told to end may go on before it is told by this program, once it is
+/// deregistered and drained. Not at once: many programs take a second Ctrl-C for the order to drop everything.
+const TERMINAL_GRACE: Duration = Duration::from_secs(5);
 
 /// Stands in for this host's address where an instance is checked before that is known.
 const SAMPLE_HOST: &str = "127.0.0.1";
@@ -165,7 +163,7 @@ pub async fn run(connection: Connection, args: RegisterArgs) -> i32 {
     if let Err(error) = registrar.check(&instance(host.as_deref().unwrap_or(SAMPLE_HOST))) {
         return usage(&error.to_string());
     }
-    let mut signals = match Signals::listen() {
+    let mut signals = match Signals::listen(!command.is_empty()) {
         Ok(signals) => signals,
         Err(error) => return usage(&format!("signals cannot be listened to: {error}")),
     };
@@ -224,7 +222,7 @@ struct Farewell {
     /// Whether it was registered at the end; `None` until it is deregistered.
     left: watch::Receiver<Option<bool>>,
     drain: Duration,
-    /// When the last callers have noticed; `None` until it is deregistered.
+    /// When the last callers have noticed, where there were any; `None` until it is deregistered.
     drained_at: Option<Instant>,
     manager: Manager,
 }
@@ -254,12 +252,12 @@ impl Farewell {
         self.left.wait_for(Option::is_some).await.is_ok_and(|left| *left == Some(true))
     }
 
-    /// Deregisters, and lets those who were on their way arrive. Asked again, it waits no longer than the first time.
-    async fn drained(&mut self) {
-        if self.gone().await {
-            let until = *self.drained_at.get_or_insert_with(|| Instant::now() + self.drain);
-            sleep_until(until).await;
-        }
+    /// Deregisters, and lets those who were on their way arrive; then `grace` more. Asked again, it waits no longer than
+    /// the first time.
+    async fn drained(&mut self, grace: Duration) {
+        let drain = if self.gone().await { self.drain } else { Duration::ZERO };
+        let until = *self.drained_at.get_or_insert_with(|| Instant::now() + drain);
+        sleep_until(until + grace).await;
     }
 }
 
@@ -267,7 +265,7 @@ impl Farewell {
 async fn alone(farewell: &mut Farewell, signals: &mut Signals) -> i32 {
     signals.stop().await;
     tokio::select! {
-        () = farewell.drained() => {}
+        () = farewell.drained(Duration::ZERO) => {}
         () = signals.stop() => {}
     }
     0
@@ -276,29 +274,30 @@ async fn alone(farewell: &mut Farewell, signals: &mut Signals) -> i32 {
 /// Stays with the command until it ends: passes signals on, once it is deregistered where they tell it to end.
 async fn accompany(mut child: Child, farewell: &mut Farewell, signals: &mut Signals) -> i32 {
     let own = child.id();
-    // The order to end that waits until it is deregistered.
-    let mut waiting: Option<Signal> = None;
+    // The order to end that waits until it is deregistered, and how much longer.
+    let mut waiting: Option<(Signal, Duration)> = None;
     let status = loop {
         tokio::select! {
             status = child.wait() => break status,
-            () = farewell.drained(), if waiting.is_some() => {
-                if let Some(signal) = waiting.take() {
+            () = farewell.drained(waiting.map_or(Duration::ZERO, |(_, grace)| grace)), if waiting.is_some() => {
+                if let Some((signal, _)) = waiting.take() {
                     process::signal(&child, signal);
                 }
             }
             arrived = signals.next() => match arrived {
                 Arrived::Orphan => process::reap_orphans(own),
                 Arrived::Signal(arrived) => {
-                    let told = arrived.reaches_child_by_terminal() && io::stdin().is_terminal();
+                    let told = arrived.comes_from_terminals() && process::is_in_foreground();
                     let first = arrived.ends_programs() && !farewell.ending.is_cancelled();
                     if first {
                         farewell.begin();
                     }
-                    if told {
+                    if first {
+                        // Callers are turned away while the command still answers. Who sent the signal is not known: what
+                        // the terminal may have told the command is passed on only where it lives on all the same.
+                        waiting = Some((arrived.signal, if told { TERMINAL_GRACE } else { Duration::ZERO }));
+                    } else if told {
                         tracing::debug!(?arrived, "the terminal has told the command already");
-                    } else if first {
-                        // Callers are turned away while the command still answers.
-                        waiting = Some(arrived.signal);
                     } else {
                         // Who says it twice means at once.
                         if arrived.ends_programs() {
@@ -349,10 +348,17 @@ impl Passed {
         [Signal::TERM, Signal::INT, Signal::QUIT].contains(&self.signal)
     }
 
-    /// Whether the terminal sends it to the whole process group, so that passing it on would deliver it twice: a second
-    /// Ctrl-C is an order to end at once.
-    fn reaches_child_by_terminal(self) -> bool {
-        [Signal::INT, Signal::QUIT, Signal::WINCH].contains(&self.signal)
+    /// Whether a key pressed at the terminal sends it to the whole group of processes in its foreground, the command among
+    /// them, so that passing it on would deliver it twice.
+    fn comes_from_terminals(self) -> bool {
+        [Signal::INT, Signal::QUIT].contains(&self.signal)
+    }
+
+    /// Whether it is left alone where this program was started with it ignored, as the command then is. nohup spares a
+    /// program the end of its terminal, and a shell without job control spares one in the background the keys that are
+    /// meant for the foreground. Without a command, SIGINT has to end this program.
+    fn may_stay_ignored(self, has_command: bool) -> bool {
+        self.signal == Signal::HUP || has_command && [Signal::INT, Signal::QUIT].contains(&self.signal)
     }
 }
 
@@ -371,9 +377,8 @@ struct Signals {
 }
 
 impl Signals {
-    fn listen() -> io::Result<Self> {
-        // Who was started to outlive its terminal, by nohup for example, is not to hear of its end.
-        let heard = |passed: &Passed| passed.signal != Signal::HUP || !process::is_ignored(Signal::HUP);
+    fn listen(has_command: bool) -> io::Result<Self> {
+        let heard = |passed: &Passed| !(passed.may_stay_ignored(has_command) && process::is_ignored(passed.signal));
         let passed = Passed::ALL.into_iter().filter(heard).map(|passed| Ok((passed, signal(passed.kind)?)));
         Ok(Self { passed: passed.collect::<io::Result<_>>()?, child: signal(SignalKind::child())? })
     }
