@@ -15,7 +15,7 @@ use crate::{
 
 /// The columns of this part: calls that failed.
 pub const COLUMNS: [&str; 4] = [
-    "their callers, one of two of ours leaves",
+    "their callers, one of two of ours leaves ⁴",
     "their callers, one of two of ours is killed ³",
     "our callers, one of two of theirs leaves",
     "our callers, one of two of theirs is killed",
@@ -71,7 +71,7 @@ async fn notice_ours(framework: &Framework, etcd: &Etcd) -> Result<[Cell; 2], St
     let [left, killed] =
         departures(framework, etcd, &service, start, || Ok(framework.overs.iter().map(caller).collect())).await?;
     // What their callers do about somebody who was killed is theirs.
-    Ok([Cell::judged(left.failed == 0, left.text), Cell::Measured(killed.text)])
+    Ok([Cell::judged(left.none_failed(), left.text), Cell::Measured(killed.text)])
 }
 
 /// Our callers, their instances.
@@ -85,13 +85,22 @@ async fn notice_theirs(framework: &Framework, etcd: &Etcd) -> Result<[Cell; 2], 
     };
     let start = |id: &str| Ok(theirs::serve(framework, etcd, &service, id));
     let gone = departures(framework, etcd, &service, start, || framework.overs.iter().map(caller).collect()).await?;
-    Ok(gone.map(|gone| Cell::judged(gone.failed == 0, gone.text)))
+    Ok(gone.map(|gone| Cell::judged(gone.none_failed(), gone.text)))
 }
 
 /// How many calls failed.
 struct Failures {
     failed: usize,
+    /// The fewest that one caller made.
+    fewest: usize,
     text: String,
+}
+
+impl Failures {
+    /// Whether every caller went on calling, and none in vain.
+    fn none_failed(&self) -> bool {
+        self.failed == 0 && self.fewest > 0
+    }
 }
 
 /// Starts two instances and the callers, lets one leave, starts another, and kills the second.
@@ -134,10 +143,11 @@ fn failures(callers: &Callers, since: &[usize]) -> Failures {
     let each = callers.iter().zip(since).map(|((over, caller), &since)| {
         let calls = caller.calls();
         let (failed, text) = failed(&calls[since..]);
-        (failed, format!("{} {text}", over.as_str()))
+        (failed, (calls.len() - since, format!("{} {text}", over.as_str())))
     });
-    let (failed, texts): (Vec<_>, Vec<_>) = each.unzip();
-    Failures { failed: failed.iter().sum(), text: texts.join(", ") }
+    let (failed, (made, texts)): (Vec<_>, (Vec<_>, Vec<_>)) = each.unzip();
+    let fewest = made.into_iter().min().unwrap_or_default();
+    Failures { failed: failed.iter().sum(), fewest, text: texts.join(", ") }
 }
 
 /// How many of these calls failed, also in words, with the first reason.

@@ -41,7 +41,10 @@ HTTP/2 refuses (PROTOCOL_ERROR). Over HTTP it makes no difference.
 
 ³ the callers of go-kratos over HTTP, of go-micro v5 and of hertz go on calling the dead one until its lease is over, those
 of go-micro v2 now and then; those of go-kratos over gRPC, of etcd naming, go-zero and kitex leave a broken connection out,
-and go-kit's tries another.";
+and go-kit's tries another.
+
+⁴ ours drain for 1 s between being deregistered and ending, for kitex and hertz for 6 s: their callers ask etcd every 5 s,
+and call who left until then. The defaults are less (0.5 s of `Lifecycle`, none of `rollcall register --drain`).";
 
 struct Request {
     quick: bool,
