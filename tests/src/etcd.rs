@@ -147,6 +147,7 @@ impl Etcd {
     }
 
     fn unstarted(name: &str, args: &[&str]) -> Self {
+        crate::cryptography::choose();
         // A folder in memory, where there is one: the disk's fsync is none of these tests' business.
         let shared_memory = Path::new("/dev/shm");
         let folder = if shared_memory.is_dir() { tempfile::tempdir_in(shared_memory) } else { tempfile::tempdir() }

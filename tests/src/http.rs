@@ -77,6 +77,7 @@ impl Answer {
 
 /// A client that follows no redirect, uses no proxy and adds no header.
 pub fn client() -> Client {
+    crate::cryptography::choose();
     Client::builder()
         .no_proxy()
         .redirect(Policy::none())

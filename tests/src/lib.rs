@@ -5,6 +5,7 @@
 #![expect(clippy::missing_panics_doc, reason = "a harness tells what is wrong by panicking")]
 
 pub mod browser;
+pub mod cryptography;
 pub mod etcd;
 pub mod example;
 pub mod faults;

@@ -18,6 +18,8 @@ pub mod grpc;
 #[cfg(feature = "http")]
 pub mod http;
 mod pool;
+#[cfg(any(feature = "grpc", feature = "http-tls"))]
+mod roots;
 mod target;
 mod ticker;
 mod tries;
@@ -27,6 +29,8 @@ use std::{sync::Arc, time::Duration};
 use rollcall_shared::ServiceInstance;
 use tower::retry::budget::TpsBudget;
 
+#[cfg(any(feature = "grpc", feature = "http-tls"))]
+pub use self::roots::RootsError;
 pub use self::target::{Target, TargetError};
 pub use crate::balance::{Address, Ejection, Picking, Protocol, Security};
 use crate::discovery::DiscoverError;
@@ -59,7 +63,9 @@ pub struct CallConfig {
     pub ejection: Ejection,
     /// How long a connection may take to stand. For HTTP only where the client is made here.
     pub connect_timeout: Duration,
-    /// How long a call may take until its answer begins, with all that is tried and waited for; unbounded with none.
+    /// How long a call may take until its answer begins, with all that is tried and waited for; unbounded with none. A try
+    /// has no limit of its own: an instance whose machine vanished without a word holds a call for all of this time, until
+    /// [`Ejection::failures_in_a_row`] calls have had to wait or its lease is over.
     pub timeout: Option<Duration>,
 }
 
@@ -146,7 +152,8 @@ pub struct Budget {
     pub window: Duration,
     /// How many a second, however few calls there are.
     pub retries_per_s_min: u32,
-    /// How many more for each call: between 0 and 1.
+    /// How many more for each call: between 0 and 1, and rounded up to one in a whole number of calls. 0.3 is one in three,
+    /// 0.4 one in two, and 0.7 one for each.
     pub share: f32,
 }
 

@@ -21,15 +21,20 @@ use std::{
 
 use http::{Request, Response, request::Parts};
 use tokio::sync::{Notify, watch};
-use tonic::{Code, Status, body::Body, transport::Endpoint};
+use tonic::{
+    Code, Status,
+    body::Body,
+    transport::{ClientTlsConfig, Endpoint},
+};
 use tower::Service;
 use tracing::warn;
 
 use self::body::Kept;
 pub use self::body::{REPLAY_BYTES_MAX, ResponseBody};
 use super::{
-    CallConfig, CallError, Target,
+    CallConfig, CallError, RootsError, Target,
     pool::Pool,
+    roots,
     tries::{Failure, Tries, is_repeatable},
 };
 use crate::{
@@ -50,6 +55,9 @@ pub enum ChannelError {
     /// What the caller set for the connections does not work, the certificates of TLS for example.
     #[error("connections cannot be made as configured")]
     Endpoint(#[source] tonic::transport::Error),
+    /// TLS is to be spoken, and nobody's certificates are trusted.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
 }
 
 /// The connection to one address.
@@ -76,7 +84,7 @@ struct Line {
 /// ```
 /// What it does when a call cannot be made comes as a [`Status`]: `UNAVAILABLE` or
 /// `DEADLINE_EXCEEDED`, whose source is the [`CallError`]. A call's answer says who gave it: see
-/// [`AnsweredBy`](super::AnsweredBy).
+/// [`AnsweredBy`](super::AnsweredBy). (Where it is an error, what tonic makes of it has no room for that.)
 #[derive(Clone)]
 pub struct Channel {
     pool: Arc<Pool<Line>>,
@@ -94,13 +102,17 @@ impl Channel {
     /// tokio runtime.
     ///
     /// # Errors
-    /// [`ChannelError::Call`] where the target does not parse or cannot be watched; [`ChannelError::Endpoint`] where the
+    /// [`ChannelError::Call`] where the target does not parse or cannot be watched; [`ChannelError::Roots`] where the
     /// system's certificates cannot be read.
     pub fn connect(target: &str, discovery: &Discovery, config: CallConfig) -> Result<Self, ChannelError> {
-        let tls = config.security == Security::Tls;
-        Self::connect_with(target, discovery, config, move |endpoint| {
-            let roots = || tonic::transport::ClientTlsConfig::new().with_native_roots();
-            if tls { endpoint.tls_config(roots()) } else { Ok(endpoint) }
+        let tls = match config.security {
+            Security::Plain => None,
+            // They are read once, and not from the disk again for every address.
+            Security::Tls => Some(ClientTlsConfig::new().trust_anchors(roots::read()?.roots)),
+        };
+        Self::connect_with(target, discovery, config, move |endpoint| match &tls {
+            Some(tls) => endpoint.tls_config(tls.clone()),
+            None => Ok(endpoint),
         })
     }
 
@@ -173,16 +185,18 @@ async fn call(pool: Arc<Pool<Line>>, mut parts: Parts, body: Body) -> Result<Res
     let mut tries = Tries::new(&pool, repeatable, judge::timeout(&parts.headers));
     loop {
         let one = tries.next().await.map_err(status)?;
-        let answer = {
+        let mut answer = {
             let answer = pin!(one.call().kept().send(once_more(&mut parts, &kept)));
             tries.in_time(&one, answer).await.map_err(status)?
         };
         let failure = match answer {
-            Ok(ref response) if judge::is_unavailable(response) => Failure::Unavailable,
+            Ok(ref mut response) if judge::is_unavailable(response) => {
+                response.extensions_mut().insert(one.answered_by());
+                Failure::Unavailable
+            }
             Ok(mut response) => {
-                let (call, answered_by) = tries.answered(one);
-                response.extensions_mut().insert(answered_by);
-                return Ok(response.map(|body| ResponseBody::new(body, call)));
+                response.extensions_mut().insert(one.answered_by());
+                return Ok(response.map(|body| ResponseBody::new(body, one.answered())));
             }
             Err(Lost::Elsewhere) => Failure::Refused,
             Err(Lost::Transport(ref error)) => judge::failure(error),

@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::retry::budget::{Budget as _, TpsBudget};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{CallConfig, CallError, FIRST_LIST_TIMEOUT, WhenEmpty, in_ms, ticker::Ticker};
 use crate::{
@@ -107,12 +107,36 @@ impl<T: Send + Sync + 'static> Pool<T> {
         let cancel = CancellationToken::new();
         let following = follow(Arc::clone(&shared), view, make);
         let cancelled = cancel.clone();
+        let end = End { shared: Arc::clone(&shared), cancelled: cancel.clone() };
         tokio::spawn(async move {
-            let _alive = alive;
+            let (_alive, _end) = (alive, end);
             cancelled.run_until_cancelled(following).await;
         });
         Self { shared, _follows: cancel.drop_guard() }
     }
+}
+
+/// Tells the callers that the task has ended, however it ended: also with the runtime in which the service was first asked
+/// for, or by a panic of what the caller gave it.
+struct End<T> {
+    shared: Arc<Shared<T>>,
+    cancelled: CancellationToken,
+}
+
+impl<T> Drop for End<T> {
+    fn drop(&mut self) {
+        self.shared.ticker.end();
+        if !self.cancelled.is_cancelled() {
+            warn!(service = %self.shared.service, "its instances are followed no longer: the runtime or the task ended");
+        }
+    }
+}
+
+/// Whom a call is made to.
+pub(super) struct Chosen<T> {
+    pub(super) call: InFlight<T>,
+    /// Whether somebody had to come first.
+    pub(super) waited: bool,
 }
 
 impl<T> Shared<T> {
@@ -122,12 +146,14 @@ impl<T> Shared<T> {
         &self,
         tried: impl Fn(&Node<T>) -> bool,
         deadline: Option<Instant>,
-    ) -> Result<InFlight<T>, CallError> {
+    ) -> Result<Chosen<T>, CallError> {
+        let mut waited = false;
         loop {
             if let Some(choice) = self.balancer.snapshot().pick_other(&tried) {
-                return Ok(choice.start());
+                return Ok(Chosen { call: choice.start(), waited });
             }
             Box::pin(self.somebody(deadline)).await?;
+            waited = true;
         }
     }
 
@@ -165,6 +191,12 @@ impl<T> Shared<T> {
                 });
             }
         }
+    }
+
+    /// Whether its list is followed still.
+    #[cfg(feature = "http")]
+    pub(super) fn is_followed(&self) -> bool {
+        !self.ticker.has_ended()
     }
 
     /// Notes that a call begins, for the budget of retries.

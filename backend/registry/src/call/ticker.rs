@@ -23,6 +23,8 @@ const STILL: u8 = 0;
 const QUIET: u8 = 1;
 /// Somebody has called since the last tick.
 const BUSY: u8 = 2;
+/// It never ticks again: every call sets a timer of its own.
+const ENDED: u8 = 3;
 
 /// Ticks while there are calls.
 #[derive(Debug)]
@@ -47,21 +49,43 @@ impl Ticker {
         // Where the next tick might come too late, a timer is set at once.
         if deadline.saturating_duration_since(now) > 2 * TICK {
             let ticked = self.ticked.notified();
-            self.wind();
-            tokio::select! {
-                biased;
-                answer = &mut answer => return Some(answer),
-                () = ticked => {}
+            if self.wind() {
+                tokio::select! {
+                    biased;
+                    answer = &mut answer => return Some(answer),
+                    () = ticked => {}
+                }
             }
         }
         Box::pin(timeout_at(deadline, answer)).await.ok()
     }
 
-    /// Somebody calls: it ticks at least twice from here on.
-    pub(super) fn wind(&self) {
-        if self.state.load(Ordering::Relaxed) != BUSY && self.state.swap(BUSY, Ordering::AcqRel) == STILL {
-            self.wound.notify_one();
+    /// Somebody calls: it ticks at least twice from here on, unless it has ended; whether it ticks.
+    pub(super) fn wind(&self) -> bool {
+        match self.state.load(Ordering::Relaxed) {
+            BUSY => true,
+            ENDED => false,
+            // What has ended in between is above them all, and stays.
+            _ => match self.state.fetch_max(BUSY, Ordering::AcqRel) {
+                STILL => {
+                    self.wound.notify_one();
+                    true
+                }
+                before => before != ENDED,
+            },
         }
+    }
+
+    /// Its task ends: nobody is to wait for a tick any more.
+    pub(super) fn end(&self) {
+        self.state.store(ENDED, Ordering::Release);
+        self.ticked.notify_waiters();
+    }
+
+    /// Whether its task has ended.
+    #[cfg(any(test, feature = "http"))]
+    pub(super) fn has_ended(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == ENDED
     }
 
     /// Waits for the next tick, and for somebody to call before that; `next` is when it is due. Called over and over by one
@@ -122,6 +146,25 @@ mod tests {
             sleep(10 * TICK).await;
             assert_eq!(ticker.state.load(Ordering::Relaxed), STILL);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_its_task_a_call_still_has_its_time() {
+        let (ticker, time) = (Arc::new(Ticker::new()), Duration::from_secs(10));
+        let began = Instant::now();
+        let calls = Arc::clone(&ticker);
+        let waiting = tokio::spawn(async move { calls.until(began + time, began, pending::<()>()).await });
+        sleep(TICK).await;
+        assert!(!waiting.is_finished());
+        ticker.end();
+        assert_eq!(waiting.await.unwrap(), None, "who waits for a tick sets a timer");
+        assert_eq!(began.elapsed().as_secs(), 10);
+
+        let began = Instant::now();
+        assert!(!ticker.wind());
+        assert_eq!(ticker.until(began + time, began, pending::<()>()).await, None);
+        assert_eq!(began.elapsed().as_secs(), 10);
+        assert!(ticker.has_ended());
     }
 
     #[tokio::test(start_paused = true)]

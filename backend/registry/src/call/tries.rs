@@ -56,6 +56,17 @@ impl<T> Try<'_, T> {
         self.call.as_ref().expect("a try has its call until it ends")
     }
 
+    /// Whom it asks.
+    pub(super) fn answered_by(&self) -> AnsweredBy {
+        let call = self.call();
+        AnsweredBy { instance: Arc::clone(call.instance()), address: call.address().clone() }
+    }
+
+    /// It was answered. The call is in flight until what is given back is dropped.
+    pub(super) fn answered(self) -> InFlight<T> {
+        self.end(Outcome::Answered)
+    }
+
     fn end(mut self, outcome: impl FnOnce(Duration) -> Outcome) -> InFlight<T> {
         let call = self.call.take().expect("a try ends once");
         let now = Instant::now();
@@ -86,28 +97,25 @@ impl<'pool, T> Tries<'pool, T> {
 
     /// Whom to try now.
     pub(super) async fn next(&mut self) -> Result<Try<'pool, T>, CallError> {
-        let call = self.pool.choose(is_among(&self.tried), self.deadline()).await?;
+        let chosen = self.pool.choose(is_among(&self.tried), self.deadline()).await?;
         self.made += 1;
-        let began = if self.made == 1 { self.began } else { Instant::now() };
-        Ok(Try { pool: self.pool, call: Some(call), began })
+        // What was waited for somebody to come is not that instance's doing.
+        let at_once = self.made == 1 && !chosen.waited;
+        let began = if at_once { self.began } else { Instant::now() };
+        Ok(Try { pool: self.pool, call: Some(chosen.call), began })
     }
 
     /// What `answer` gives, if it gives it in time.
     pub(super) async fn in_time<F: Future + Unpin>(&self, one: &Try<'_, T>, answer: F) -> Result<F::Output, CallError> {
         let Some(deadline) = self.deadline() else { return Ok(answer.await) };
         self.pool.ticker.until(deadline, one.began, answer).await.ok_or_else(|| {
-            self.pool.report(one.call(), Outcome::Failed, Instant::now());
+            // Who had less than half of the time, since it was waited for or others were tried before, is only slow.
+            if one.began.saturating_duration_since(self.began) <= self.timeout.unwrap_or_default() / 2 {
+                self.pool.report(one.call(), Outcome::Failed, Instant::now());
+            }
             let after_ms = in_ms(self.timeout.unwrap_or_default());
             CallError::TimedOut { service: Arc::clone(&self.pool.service), after_ms }
         })
-    }
-
-    /// A try was answered, by whom it says. The call is in flight until what is given back is dropped.
-    #[expect(clippy::unused_self, reason = "what ends a try stands together")]
-    pub(super) fn answered(&self, one: Try<'_, T>) -> (InFlight<T>, AnsweredBy) {
-        let call = one.end(Outcome::Answered);
-        let by = AnsweredBy { instance: Arc::clone(call.instance()), address: call.address().clone() };
-        (call, by)
     }
 
     /// A try failed. Whether there is to be another one, if the request can be `sent_again` at all; it is then to be made at
