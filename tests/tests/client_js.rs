@@ -10,7 +10,10 @@ use std::{
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,7 +21,7 @@ use axum::{
     Router,
     body::{Body, to_bytes},
     extract::{Request, State},
-    http::{StatusCode, header},
+    http::{Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use etcd_client::PutOptions;
@@ -41,7 +44,7 @@ const INSTALL_NODE: &str = "install Node >= 20: `apt-get install nodejs` from De
     https://nodejs.org";
 
 /// What `verbs` checks: a program that left something out did not do what it should.
-const VERBS: usize = 61;
+const VERBS: usize = 70;
 
 fn package() -> PathBuf {
     let folder = env::var_os("ROLLCALL_NPM")
@@ -130,21 +133,45 @@ impl Program {
 struct Site {
     address: SocketAddr,
     task: JoinHandle<()>,
+    behind: Arc<Behind>,
 }
 
 struct Behind {
     origin: Option<String>,
     http: reqwest::Client,
+    /// Whether it answers 404 to all that is asked, as an ingress does that has lost sight of what is behind it.
+    is_astray: AtomicBool,
+    /// How often it was asked while it was astray.
+    led_astray: AtomicUsize,
+    /// How often was asked what is left of a lease, and answered.
+    leases: AtomicUsize,
 }
 
 impl Site {
     async fn serve(behind: Option<&Server>) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
-        let behind = Arc::new(Behind { origin: behind.map(Server::origin), http: streaming() });
-        let app = Router::new().fallback(answer).with_state(behind);
+        let behind = Arc::new(Behind {
+            origin: behind.map(Server::origin),
+            http: streaming(),
+            is_astray: AtomicBool::new(false),
+            led_astray: AtomicUsize::new(0),
+            leases: AtomicUsize::new(0),
+        });
+        let app = Router::new().fallback(answer).with_state(Arc::clone(&behind));
         let task = tokio::spawn(async move { drop(axum::serve(listener, app).await) });
-        Self { address, task }
+        Self { address, task, behind }
+    }
+
+    /// Answers 404 to all that is asked, and waits for this to be seen.
+    async fn go_astray(&self) {
+        let before = self.behind.led_astray.load(Ordering::SeqCst);
+        self.behind.is_astray.store(true, Ordering::SeqCst);
+        rises("the site is asked while it is astray", &self.behind.led_astray, before + 1).await;
+    }
+
+    fn come_back(&self) {
+        self.behind.is_astray.store(false, Ordering::SeqCst);
     }
 
     fn origin(&self) -> String {
@@ -156,6 +183,14 @@ impl Drop for Site {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+async fn rises(what: &str, count: &AtomicUsize, least: usize) {
+    eventually(what, SOON, || async {
+        let count = count.load(Ordering::SeqCst);
+        if count >= least { Ok(()) } else { Err(count) }
+    })
+    .await;
 }
 
 /// A client whose answers may take as long as they like.
@@ -182,11 +217,19 @@ async fn answer(State(behind): State<Arc<Behind>>, request: Request) -> Response
         };
     }
     let Some(origin) = &behind.origin else { return StatusCode::NOT_FOUND.into_response() };
+    if behind.is_astray.load(Ordering::SeqCst) {
+        behind.led_astray.fetch_add(1, Ordering::SeqCst);
+        return (StatusCode::NOT_FOUND, r#"{"detail":"Not Found"}"#).into_response();
+    }
     let (parts, body) = request.into_parts();
+    let is_look = parts.method == Method::GET && path.contains("/leases/");
     let address = format!("{origin}{}", parts.uri.path_and_query().map_or("/", |path| path.as_str()));
     let body = to_bytes(body, 1 << 20).await.unwrap_or_default();
     match behind.http.request(parts.method, address).headers(parts.headers).body(body).send().await {
         Ok(answer) => {
+            if is_look {
+                behind.leases.fetch_add(1, Ordering::SeqCst);
+            }
             let mut response = Response::builder().status(answer.status());
             if let Some(headers) = response.headers_mut() {
                 headers.extend(answer.headers().clone());
@@ -554,6 +597,7 @@ async fn a_registration_in_a_worker_outlives_its_lease_and_its_server() {
     outlives_its_lease_and_its_server(&etcd, port, server, &program).await;
 }
 
+/// What registers `MINE`.
 fn registered(base: &str) -> Value {
     let instance = json!({ "id": "mine", "name": "pay", "endpoints": ["http://10.0.0.1:80"] });
     json!({ "program": "registered", "base": base, "request": { "instance": instance, "ttl_s": 3 } })
@@ -611,6 +655,169 @@ async fn outlives_its_lease_and_its_server(etcd: &Etcd, port: u16, mut server: S
     program.until("it leaves", SOON, |told| (told.last()? == &json!({ "left": true })).then_some(())).await;
     assert!(etcd.get(KEY).await.is_none(), "it took out what stood there on its lease");
     assert_eq!(states(&program.told().await).last().map(String::as_str), Some("ended"));
+}
+
+const MINE: &str = "/microservices/pay/mine";
+
+/// What registers `MINE`, with what is said of the request beside its instance.
+fn mine(base: &str, ttl_s: Option<i64>, keep_alive: Option<&str>) -> Value {
+    let mut options = registered(base);
+    options["request"]["ttl_s"] = json!(ttl_s);
+    if let Some(keep_alive) = keep_alive {
+        options["request"]["keep_alive"] = json!(keep_alive);
+    }
+    options
+}
+
+async fn is_alive(program: &Program, times: usize) {
+    program
+        .until("it is alive", SOON, |told| {
+            (states(told).iter().filter(|state| *state == "alive").count() >= times).then_some(())
+        })
+        .await;
+}
+
+async fn has_left(program: &Program) {
+    program.leave().await;
+    program.until("it leaves", SOON, |told| (told.last()? == &json!({ "left": true })).then_some(())).await;
+    assert_eq!(states(&program.told().await).last().map(String::as_str), Some("ended"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_renewed_is_registered_anew_after_its_restart() {
+    let etcd = Etcd::spawn().await;
+    let port = free_port();
+    let mut server = serve_at(&etcd, port, &[]).await;
+    let program = Program::in_node(&mine(&server.origin(), Some(3), Some("server")));
+    is_alive(&program, 1).await;
+    let (value, lease) = etcd.entry(MINE).await.expect("it stands in etcd");
+    server.kill();
+    let _server = serve_at(&etcd, port, &[]).await;
+    // Nobody renews it any more; once it has run out, another one takes its place.
+    let renewed = eventually("it stands on another lease", SOON, || async {
+        match etcd.entry(MINE).await {
+            Some((now, other)) if other != lease && now == value => Ok(other),
+            other => Err(other.map(|(_, lease)| lease)),
+        }
+    })
+    .await;
+    is_alive(&program, 2).await;
+    let told = program.told().await;
+    assert!(states(&told).iter().any(|state| state == "lost"), "{told:#?}");
+    // The client only looks.
+    let least = AtomicI64::new(i64::MAX);
+    eventually("the server renews it", SOON, || async {
+        let left = etcd.ttl(renewed).await.ok_or("it has ended")?;
+        if left > least.fetch_min(left, Ordering::SeqCst) { Ok(()) } else { Err("it was never more than before") }
+    })
+    .await;
+    has_left(&program).await;
+    assert!(etcd.get(MINE).await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_operator_takes_out_stays_out_where_the_server_renewed_it() {
+    let etcd = Etcd::spawn().await;
+    let server = Server::start(&etcd).await;
+    let site = Site::serve(Some(&server)).await;
+    let program = Program::in_node(&mine(&site.origin(), Some(3), Some("server")));
+    is_alive(&program, 1).await;
+    let (_, lease) = etcd.entry(MINE).await.expect("it stands in etcd");
+    server.deregister(MINE).await.expect(200);
+    // One may have been under way.
+    let before = site.behind.leases.load(Ordering::SeqCst);
+    rises("the lease is looked at", &site.behind.leases, before + 2).await;
+    // As the server does a minute later.
+    etcd.revoke(lease).await;
+    program.until("it is over", SOON, |told| (told.last()? == &json!({ "left": true })).then_some(())).await;
+    assert_eq!(states(&program.told().await), ["alive", "ended"]);
+    assert!(etcd.get(MINE).await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_404_of_an_ingress_ends_neither_a_lease_nor_a_registration() {
+    let etcd = Etcd::spawn().await;
+    let server = Server::start(&etcd).await;
+    let site = Site::serve(Some(&server)).await;
+    let mut options = mine(&site.origin(), Some(9), None);
+    options["insists"] = json!(true);
+    let program = Program::in_node(&options);
+    is_alive(&program, 1).await;
+    let before = etcd.entry(MINE).await.expect("it stands in etcd");
+    site.go_astray().await;
+    program.until("it tries again", SOON, |told| (told.last()?["state"] == "retrying").then_some(())).await;
+    site.come_back();
+    is_alive(&program, 2).await;
+    assert_eq!(states(&program.told().await), ["alive", "retrying", "alive"]);
+    assert_eq!(etcd.entry(MINE).await, Some(before));
+
+    site.behind.is_astray.store(true, Ordering::SeqCst);
+    program.leave().await;
+    let refused = program
+        .until("it is refused", SOON, |told| told.iter().find(|told| told.get("refused").is_some()).cloned())
+        .await;
+    assert_eq!(refused, json!({ "refused": "unreadable", "status": 404 }));
+    assert!(etcd.get(MINE).await.is_some());
+    site.come_back();
+    program.until("it leaves", SOON, |told| (told.last()? == &json!({ "left": true })).then_some(())).await;
+    assert!(etcd.get(MINE).await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_else_put_there_stays() {
+    let etcd = Etcd::spawn().await;
+    let server = Server::start(&etcd).await;
+    let theirs = kratos("pay", "mine", "http://10.0.0.9:80");
+
+    let program = Program::in_node(&mine(&server.origin(), Some(3), None));
+    is_alive(&program, 1).await;
+    let (_, lease) = etcd.entry(MINE).await.expect("it stands in etcd");
+    etcd.put(MINE, theirs.clone()).await;
+    etcd.revoke(lease).await;
+    program.until("it is lost", SOON, |told| (told.last()?["state"] == "lost").then_some(())).await;
+    has_left(&program).await;
+    assert_eq!(etcd.entry(MINE).await, Some((theirs.clone().into(), 0)), "its lease was lost");
+    etcd.delete(MINE).await;
+
+    let program = Program::in_node(&mine(&server.origin(), None, None));
+    is_alive(&program, 1).await;
+    etcd.delete(MINE).await;
+    etcd.put(MINE, theirs.clone()).await;
+    has_left(&program).await;
+    assert_eq!(etcd.entry(MINE).await, Some((theirs.clone().into(), 0)), "its key was deleted");
+    etcd.delete(MINE).await;
+
+    let program = Program::in_node(&mine(&server.origin(), None, None));
+    is_alive(&program, 1).await;
+    etcd.put(MINE, theirs).await;
+    has_left(&program).await;
+    assert!(etcd.get(MINE).await.is_none(), "what was merely edited is its own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_of_a_watch_gets_the_newest_list() {
+    let etcd = Etcd::spawn().await;
+    put(&etcd, 1).await;
+    let port = free_port();
+    let mut server = serve_at(&etcd, port, &[]).await;
+    let options = json!({ "program": "watch", "base": server.origin(), "name": "pay" });
+    let quick = Program::in_node(&options);
+    let mut slow = options;
+    slow["is_slow"] = json!(true);
+    let slow = Program::in_node(&slow);
+    for program in [&quick, &slow] {
+        program.until("the first list", SOON, |told| (lists(told) == [at(&[1])]).then_some(())).await;
+    }
+    for last in 2..5 {
+        put(&etcd, last).await;
+        let wanted: Vec<u32> = (1..=last).collect();
+        quick.until("the next list", SOON, |told| (lists(told).last()? == &at(&wanted)).then_some(())).await;
+    }
+    // The slow one reads on once its line has ended, after all that came by it.
+    assert_eq!(lists(&slow.told().await).len(), 1);
+    assert_eq!(server.end("TERM").await, Some(0));
+    slow.until("the newest list", SOON, |told| (lists(told).len() >= 2).then_some(())).await;
+    assert_eq!(lists(&slow.told().await), [at(&[1]), at(&[1, 2, 3, 4])]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,3 +1,5 @@
+/// <reference lib="esnext.disposable" />
+
 /**
  * A client of the server whose root, or base path, is at `base`, such as `http://127.0.0.1:8420`; in a page it may be
  * relative. Loads the WebAssembly once and asks the server nothing yet.
@@ -16,6 +18,11 @@ export interface ConnectOptions {
 export interface Cancel {
   /** Ends what is under way: it throws the signal's reason. */
   signal?: AbortSignal | undefined;
+}
+
+export interface RequestOptions extends Cancel {
+  /** How long the whole answer may take, in milliseconds: 10,000 unless said otherwise, 2,147,483,647 at most. */
+  timeoutMs?: number;
 }
 
 /** How a framework writes an instance into etcd. */
@@ -93,6 +100,7 @@ export interface RecordsAnswer extends Answer {
 }
 
 export interface InstancesQuery {
+  /** One at the least, as of `layout`; all where it is left out. */
   service?: string | readonly string[];
   layout?: Layout | readonly Layout[];
   limit?: number;
@@ -120,7 +128,10 @@ export interface RegisterRequest {
   };
   /** In seconds, 15 unless said otherwise; `null` for a permanent key. */
   ttl_s?: number | null;
-  /** Who renews the lease: this client unless said otherwise, or the server until it ends. */
+  /**
+   * Who renews the lease: this client unless said otherwise, or the server until it ends. Then this client looks every
+   * third of the TTL, but at least every 20 s, whether it still lives, and registers anew where it does not.
+   */
   keep_alive?: "caller" | "server";
 }
 
@@ -247,6 +258,7 @@ export interface Stream<T> extends AsyncIterableIterator<T> {
   return(value?: unknown): Promise<IteratorResult<T, undefined>>;
   throw(error?: unknown): Promise<IteratorResult<T, undefined>>;
   [Symbol.asyncIterator](): Stream<T>;
+  [Symbol.asyncDispose](): Promise<void>;
 }
 
 export interface LineOptions extends Cancel {
@@ -255,7 +267,7 @@ export interface LineOptions extends Cancel {
 }
 
 export interface EventsOptions extends LineOptions {
-  /** These services' alone. */
+  /** These services' alone, one at the least; of all where it is left out. */
   services?: string | readonly string[];
   /** Go on from this cursor instead of beginning with a snapshot. */
   since?: string;
@@ -268,7 +280,7 @@ export interface WatchOptions extends LineOptions {
   onConnection?: (event: ConnectionEvent) => void;
 }
 
-export interface RegisterOptions extends Cancel {
+export interface RegisterOptions extends RequestOptions {
   /** Try until it is registered where the server, or its etcd, cannot be reached. */
   retry?: boolean;
 }
@@ -277,34 +289,39 @@ export interface RegisterOptions extends Cancel {
 export class Rollcall {
   private constructor();
   /** Every service in short, sorted by name. */
-  services(options?: Cancel): Promise<ServicesAnswer>;
+  services(options?: RequestOptions): Promise<ServicesAnswer>;
   /** The records of one service; throws a 404 where it has none. */
-  service(name: string, options?: Cancel): Promise<RecordsAnswer>;
+  service(name: string, options?: RequestOptions): Promise<RecordsAnswer>;
   /** Records, sorted by key, page by page. */
-  instances(query?: InstancesQuery, options?: Cancel): Promise<RecordsAnswer>;
+  instances(query?: InstancesQuery, options?: RequestOptions): Promise<RecordsAnswer>;
   /** The bytes of a value, as they stand in etcd. */
-  raw(key: string, options?: Cancel): Promise<Uint8Array>;
+  raw(key: string, options?: RequestOptions): Promise<Uint8Array>;
   /** What is left of a lease, and which keys hang on it. */
-  lease(lease: string, options?: Cancel): Promise<LeaseAnswer>;
-  /** Registers an instance and keeps it registered. */
+  lease(lease: string, options?: RequestOptions): Promise<LeaseAnswer>;
+  /**
+   * Registers an instance and keeps it registered. Where this ends without an answer, by its signal or in time, the server
+   * may have heeded it all the same: with a random id it is looked for during some seconds, and taken out again. With an
+   * id of your own it is left alone, since it could have stood there before: a TTL takes it out unless the server renews
+   * it, and registering it again throws a 409 that shows it.
+   */
   register(request: RegisterRequest, options?: RegisterOptions): Promise<Registration>;
   /** Renews a lease once. A `Registration` renews its own. */
-  keepAlive(lease: string, options?: Cancel & { timeoutMs?: number }): Promise<LeaseAnswer>;
+  keepAlive(lease: string, options?: RequestOptions): Promise<LeaseAnswer>;
   /** Deletes a record as it was seen; throws a 409 with the one that stands where it was changed since. */
-  deregister(record: Pick<RegistryRecord, "key" | "mod_revision">, _?: undefined, options?: Cancel): Promise<DeregisterAnswer>;
-  deregister(key: string, modRevision: number, options?: Cancel): Promise<DeregisterAnswer>;
+  deregister(record: Pick<RegistryRecord, "key" | "mod_revision">, _?: undefined, options?: RequestOptions): Promise<DeregisterAnswer>;
+  deregister(key: string, modRevision: number, options?: RequestOptions): Promise<DeregisterAnswer>;
   /** Ends a lease and with it all its keys, provided that they number `keys`. */
-  revoke(lease: string, keys: number, options?: Cancel): Promise<RevokeAnswer>;
+  revoke(lease: string, keys: number, options?: RequestOptions): Promise<RevokeAnswer>;
   /** Puts back what was deregistered. */
-  undo(token: string, options?: Cancel): Promise<RegisterAnswer>;
+  undo(token: string, options?: RequestOptions): Promise<RegisterAnswer>;
   /**
    * Everything that happens, each event once and in order, whatever becomes of the line. A 4xx to the first connection is
    * thrown; afterwards the line comes back for ever, from its cursor.
    */
   events(options?: EventsOptions): Stream<RegistryEvent>;
   /**
-   * All instances of a service, sorted by key: first as they stand, then at every change. Who reads slowly gets the last
-   * list alone. While the server or etcd is away the last list stays good.
+   * All instances of a service, sorted by key: first as they stand, then at every change. Between two that are asked for
+   * it goes on listening, and keeps the newest list alone. While the server or etcd is away the last list stays good.
    */
   watch(name: string, options?: WatchOptions): Stream<ServiceInstance[]>;
   /** The same of several services, by name, over one line. */
@@ -323,7 +340,11 @@ export interface RegistrationChange {
 /** An instance that stays registered until it is deregistered: a lost lease is followed by a new one, for ever. */
 export class Registration {
   private constructor();
-  /** `retrying`: a renewal failed and the lease lives; `lost`: it does not, and it is being registered anew. */
+  /**
+   * `retrying`: a renewal failed, or the server that renews could not be asked, and as far as is known the lease lives;
+   * `lost`: it does not, and it is being registered anew; `ended`: nothing is done for it any more, since `deregister` was
+   * called, or since an operator took out what the server renewed.
+   */
   readonly state: RegistrationState;
   readonly error: RollcallError | undefined;
   /** The record as it was registered last. */
@@ -332,6 +353,10 @@ export class Registration {
   readonly lease: string | null;
   /** The state now and every later one; ends after `ended`. */
   states(options?: Cancel): Stream<RegistrationChange>;
-  /** Stops renewing and takes the instance out. What fails is thrown; then its lease takes it out. */
-  deregister(options?: Cancel): Promise<void>;
+  /**
+   * Stops renewing and takes the instance out. What fails is thrown, and can be called again; else its lease takes it out
+   * by itself, unless it has none or the server renews it.
+   */
+  deregister(options?: RequestOptions): Promise<void>;
+  [Symbol.asyncDispose](): Promise<void>;
 }

@@ -4,15 +4,27 @@
 // or what may be registered; that is WebAssembly, the same code that the server and the dashboard run.
 import { Addresses, Draft, silenceMs } from './rollcall_client.js';
 
-/** How long an answer may take, in milliseconds. */
+/** How long an answer may take, in milliseconds, where nothing else is asked for. */
 const ANSWER_MS_MAX = 10_000;
+
+/** The longest that a timer can wait, in milliseconds: a longer one ends at once. */
+const TIMER_MS_MAX = 2 ** 31 - 1;
 
 /** The first and the longest wait before a registration is tried again, in milliseconds. */
 const BACKOFF_MS_MIN = 250;
 const BACKOFF_MS_MAX = 4_000;
 
-/** The longest time between two renewals, however long the TTL is: a lost lease is noticed within it. Longer timers end at once. */
+/** The longest time between two renewals, however long the TTL is: a lost lease is noticed within it. */
 const RENEWAL_MS_MAX = 3_600_000;
+
+/**
+ * The longest time between two looks at a lease that the server renews: a minute after its key was taken out the server
+ * ends it, and until then a look tells that from a lease that was lost.
+ */
+const LOOK_MS_MAX = 20_000;
+
+/** How often is looked for what was registered by a request that nobody waits for any more. */
+const LOOKS_MAX = 5;
 
 /** How many states of a registration wait for who asked for them. */
 const STATES_MAX = 64;
@@ -62,9 +74,23 @@ const texts = (value, pointer) => {
   if (!Array.isArray(value)) throw wrong(pointer, 'a list is wanted here');
   return value.map((each, index) => is('string', each, `${pointer}/${index}`));
 };
-const list = (value, pointer) => (value === undefined ? [] : texts(typeof value === 'string' ? [value] : value, pointer));
+const some = (values, pointer) => {
+  // What comes of a filter that nothing passes must not stand for everything.
+  if (values.length === 0) throw wrong(pointer, 'it must not be empty');
+  return values;
+};
+const list = (value, pointer) =>
+  (value === undefined ? [] : some(texts(typeof value === 'string' ? [value] : value, pointer), pointer));
 
-/** Runs `work` with a signal that ends it after `ms`, or as soon as `signal` does. */
+/** What ends a request, besides its answer. */
+const limits = ({ signal, timeoutMs = ANSWER_MS_MAX } = {}) => {
+  if (!(is('number', timeoutMs, '/options/timeoutMs') > 0 && timeoutMs <= TIMER_MS_MAX)) {
+    throw wrong('/options/timeoutMs', `from above 0 to ${TIMER_MS_MAX} ms are wanted here`);
+  }
+  return { signal, timeoutMs };
+};
+
+/** Runs `work` with a signal that ends it after `ms`, or as soon as `signal` does, and waits no longer even if it goes on. */
 const within = async (ms, signal, what, work) => {
   signal?.throwIfAborted();
   const controller = new AbortController();
@@ -76,7 +102,10 @@ const within = async (ms, signal, what, work) => {
     controller.abort(late);
   }, ms);
   try {
-    return await work(controller.signal);
+    const ended = new Promise((_, reject) => {
+      controller.signal.addEventListener('abort', () => reject(controller.signal.reason));
+    });
+    return await Promise.race([work(controller.signal), ended]);
   } catch (error) {
     signal?.throwIfAborted();
     throw late ?? error;
@@ -103,7 +132,8 @@ const unreachable = (address, error) => {
 const refusal = (status, body) => {
   try {
     const problem = JSON.parse(body);
-    if (typeof problem.detail === 'string') return new RollcallError('problem', problem.detail, { status, problem });
+    // Others, too, answer in JSON with a `detail`.
+    if (typeof problem.detail === 'string' && problem.status === status) return new RollcallError('problem', problem.detail, { status, problem });
   } catch {}
   return new RollcallError('unreadable', `the server answered ${status} without saying why`, { status });
 };
@@ -191,59 +221,60 @@ export class Rollcall {
     this.#fetch = fetch;
   }
 
-  async services({ signal } = {}) {
-    return this.#json('GET', this.#at.services(), { signal });
+  async services(how) {
+    return this.#json('GET', this.#at.services(), limits(how));
   }
 
-  async service(name, { signal } = {}) {
-    return this.#json('GET', this.#at.service(text(name, '/name')), { signal });
+  async service(name, how) {
+    return this.#json('GET', this.#at.service(text(name, '/name')), limits(how));
   }
 
-  async instances(query = {}, { signal } = {}) {
+  async instances(query = {}, how) {
     const { service, layout, limit, continue: token } = object(query, '/query');
     const pairs = [];
     for (const name of list(service, '/service')) pairs.push('service', name);
     for (const name of list(layout, '/layout')) pairs.push('layout', name);
     if (limit !== undefined) pairs.push('limit', String(whole(limit, '/limit')));
     if (token !== undefined) pairs.push('continue', text(token, '/continue'));
-    return this.#json('GET', this.#at.instances(pairs), { signal });
+    return this.#json('GET', this.#at.instances(pairs), limits(how));
   }
 
-  async raw(key, { signal } = {}) {
+  async raw(key, how) {
     const read = async (response) => new Uint8Array(await response.arrayBuffer());
-    return this.#ask('GET', this.#at.raw(text(key, '/key')), { signal, read });
+    return this.#ask('GET', this.#at.raw(text(key, '/key')), { ...limits(how), read });
   }
 
-  async lease(lease, { signal } = {}) {
-    return this.#json('GET', at('/lease', () => this.#at.lease(is('string', lease, '/lease'), [])), { signal });
+  async lease(lease, how) {
+    return this.#json('GET', at('/lease', () => this.#at.lease(is('string', lease, '/lease'), [])), limits(how));
   }
 
-  async keepAlive(lease, { signal, timeoutMs } = {}) {
-    return this.#json('POST', at('/lease', () => this.#at.keepAlive(is('string', lease, '/lease'))), { signal, timeoutMs });
+  async keepAlive(lease, how) {
+    return this.#json('POST', at('/lease', () => this.#at.keepAlive(is('string', lease, '/lease'))), limits(how));
   }
 
-  async revoke(lease, keys, { signal } = {}) {
+  async revoke(lease, keys, how) {
     const query = ['keys', String(whole(keys, '/keys'))];
-    return this.#json('DELETE', at('/lease', () => this.#at.lease(is('string', lease, '/lease'), query)), { signal });
+    return this.#json('DELETE', at('/lease', () => this.#at.lease(is('string', lease, '/lease'), query)), limits(how));
   }
 
-  async deregister(record, modRevision, { signal } = {}) {
+  async deregister(record, modRevision, how) {
     const [key, revision] = typeof record === 'string'
       ? [record, whole(modRevision, '/modRevision')]
       : [object(record, '/record').key, whole(record.mod_revision, '/record/mod_revision')];
     const pairs = ['key', text(key, '/key'), 'mod_revision', String(revision)];
-    return this.#json('DELETE', this.#at.instances(pairs), { signal });
+    return this.#json('DELETE', this.#at.instances(pairs), limits(how));
   }
 
-  async undo(token, { signal } = {}) {
-    return this.#json('POST', this.#at.undo(text(token, '/token')), { signal });
+  async undo(token, how) {
+    return this.#json('POST', this.#at.undo(text(token, '/token')), limits(how));
   }
 
   /** Registers, and stays registered. */
-  async register(request, { signal, retry = false } = {}) {
-    const { ttl_s, keep_alive, body, instance } = draft(request);
-    const put = (signal) => this.#json('POST', this.#at.instances([]), { signal, body });
-    const registration = new Registration(this, { put, ttl_s, renews: keep_alive === 'caller', instance });
+  async register(request, { signal, timeoutMs, retry = false } = {}) {
+    const { ttl_s, keep_alive, body, instance, isFresh } = draft(request);
+    const how = limits({ timeoutMs });
+    const put = (signal) => this.#json('POST', this.#at.instances([]), { ...how, signal, body });
+    const registration = new Registration(this, { put, ttl_s, renews: keep_alive === 'caller', instance, isFresh });
     await registration[START](signal, retry);
     return registration;
   }
@@ -263,8 +294,9 @@ export class Rollcall {
 
   watch(name, { signal, retry = true, onConnection } = {}) {
     const isOne = typeof name === 'string';
-    const names = isOne ? [text(name, '/name')] : texts(name, '/names').map((each, index) => text(each, `/names/${index}`));
-    if (names.length === 0) throw wrong('/names', 'it must not be empty');
+    const names = isOne
+      ? [text(name, '/name')]
+      : some(texts(name, '/names'), '/names').map((each, index) => text(each, `/names/${index}`));
     const line = () => this.#at.watch(names, isOne);
     const connection = (connection) => {
       try {
@@ -276,7 +308,8 @@ export class Rollcall {
         });
       }
     };
-    return new Stream((left, signal) => this.#follow(line, JSON.parse, connection, { left, signal, retry }), signal);
+    const follow = (left, signal) => this.#follow(line, (list) => list, connection, { left, signal, retry });
+    return new Stream((left, signal) => newest(follow(left, signal)), signal);
   }
 
   /** Tells what comes by a line, through all its connections; `connection` says what is told of these. */
@@ -290,7 +323,7 @@ export class Rollcall {
     let hasStood = false;
     try {
       ended.signal.throwIfAborted();
-      yield* some(connection({ type: 'connection', state: 'connecting' }));
+      yield* given(connection({ type: 'connection', state: 'connecting' }));
       for (;;) {
         const address = line.connect();
         const { origin } = new URL(address);
@@ -298,6 +331,7 @@ export class Rollcall {
         const stop = () => attempt.abort(ended.signal.reason);
         ended.signal.addEventListener('abort', stop);
         let broken;
+        let reader;
         try {
           const heard = (work) => within(silenceMs(), ended.signal, origin, (silence) => {
             silence.addEventListener('abort', () => attempt.abort(silence.reason));
@@ -311,8 +345,8 @@ export class Rollcall {
             throw new RollcallError('unreadable', `${address} answers with something else than events`, { status: response.status });
           }
           hasStood = true;
-          yield* some(connection({ type: 'connection', state: 'open' }));
-          const reader = response.body.getReader();
+          yield* given(connection({ type: 'connection', state: 'open' }));
+          reader = response.body.getReader();
           for (;;) {
             const { done, value } = await heard(() => reader.read());
             if (done) break;
@@ -335,8 +369,10 @@ export class Rollcall {
         } finally {
           ended.signal.removeEventListener('abort', stop);
           attempt.abort(LEFT);
+          // For a `fetch` that heeds no signal.
+          reader?.cancel().catch(() => {});
         }
-        yield* some(connection({ type: 'connection', state: 'reconnecting', error: broken }));
+        yield* given(connection({ type: 'connection', state: 'reconnecting', error: broken }));
         await sleep(line.waitMs(), ended.signal);
       }
     } catch (error) {
@@ -393,7 +429,36 @@ const at = (pointer, work) => {
   }
 };
 
-const some = (value) => (value === undefined ? [] : [value]);
+const given = (value) => (value === undefined ? [] : [value]);
+
+/** Of the lists that `told` tells, each as JSON, the newest one whenever it is asked for one that is another. */
+async function* newest(told) {
+  let list;
+  let ended;
+  let wake;
+  const ear = (async () => {
+    try {
+      for await (list of told) wake?.();
+      ended = {};
+    } catch (error) {
+      ended = { error };
+    }
+    wake?.();
+  })();
+  try {
+    for (let last; ;) {
+      if (ended) {
+        if ('error' in ended) throw ended.error;
+        return;
+      }
+      if (list === last) await new Promise((resolve) => (wake = resolve));
+      else yield JSON.parse((last = list));
+    }
+  } finally {
+    // Who leaves has ended it before.
+    await ear;
+  }
+}
 
 /** Checks what is to be registered, and writes it. */
 const draft = (request) => {
@@ -416,10 +481,12 @@ const draft = (request) => {
   ));
   try {
     for (const [name, value] of said) made.say(name, value);
-    const errors = made.check(fresh());
+    const random = fresh();
+    const errors = made.check(random);
     if (errors) throw wrong(JSON.parse(errors));
     const body = made.body();
-    return { ttl_s, keep_alive, body, instance: JSON.parse(body).instance };
+    const { instance } = JSON.parse(body);
+    return { ttl_s, keep_alive, body, instance, isFresh: instance.id === random };
   } finally {
     made.free();
   }
@@ -515,6 +582,7 @@ export class Registration {
   }
 
   #become(state, error) {
+    if (this.#state === 'ended') return;
     const isNews = state !== this.#state || error?.message !== this.#error?.message;
     this.#state = state;
     this.#error = error;
@@ -523,17 +591,43 @@ export class Registration {
   }
 
   async [START](signal, retry) {
-    for (let failures = 0; ; failures += 1) {
-      try {
-        await this.#put(signal);
-        break;
-      } catch (error) {
+    try {
+      for (let failures = 0; ; failures += 1) {
         signal?.throwIfAborted();
-        if (!retry || !isPassing(error)) throw error;
-        await sleep(backoff(failures), signal);
+        try {
+          await this.#put(signal);
+          break;
+        } catch (error) {
+          signal?.throwIfAborted();
+          if (!retry || !isPassing(error)) throw error;
+          await sleep(backoff(failures), signal);
+        }
+      }
+    } catch (error) {
+      if (this.#isUncertain && this.#asked.isFresh) this.#takeBack();
+      throw error;
+    }
+    if (this.#asked.ttl_s !== null) this.#kept = this.#keep();
+  }
+
+  /**
+   * Takes out what may have been registered without an answer. Under a random id it is nobody else's; under one that
+   * the caller chose it could be what stood there before.
+   */
+  async #takeBack() {
+    for (let looks = 0; looks < LOOKS_MAX; looks += 1) {
+      await sleep(backoff(looks));
+      try {
+        const { records } = await this.#client.instances({ service: this.#asked.instance.name });
+        const record = records.find((record) => this.#is(record));
+        if (record) {
+          await this.#client.deregister(record);
+          return;
+        }
+      } catch {
+        // It is looked for again.
       }
     }
-    if (this.#asked.renews) this.#kept = this.#keep();
   }
 
   /** Registers once. */
@@ -567,12 +661,14 @@ export class Registration {
     return record?.instance && (record.lease === null) === (ttl_s === null) && flat(record.instance) === flat(instance);
   }
 
-  /** Renews every third of the TTL, and registers anew where the lease is lost. */
+  /** Renews every third of the TTL, or looks whether the server still does, and registers anew where the lease is lost. */
   async #keep() {
     const ending = this.#ending.signal;
+    const { renews } = this.#asked;
+    let isTakenOut = false;
     let failures = 0;
     for (;;) {
-      const third = Math.min((this.#ttl * 1000) / 3, RENEWAL_MS_MAX);
+      const third = Math.min((this.#ttl * 1000) / 3, renews ? RENEWAL_MS_MAX : LOOK_MS_MAX);
       try {
         const wait = failures === 0 ? third : backoff(failures - 1);
         await sleep(this.#lease === null ? wait : Math.min(third, wait), ending);
@@ -585,16 +681,21 @@ export class Registration {
         } else {
           const start = performance.now();
           const timeoutMs = Math.min(Math.max(third, 1000), ANSWER_MS_MAX);
-          const left = await this.#client.keepAlive(this.#lease, { timeoutMs });
+          const how = { timeoutMs, signal: ending };
+          const left = await (renews ? this.#client.keepAlive(this.#lease, how) : this.#client.lease(this.#lease, how));
+          isTakenOut = !renews && left.keys?.includes(this.key) === false;
           this.#ttl = left.granted_ttl_s;
           this.#livesUntil = start + left.remaining_ttl_s * 1000;
           this.#become('alive');
         }
         failures = 0;
       } catch (error) {
+        if (ending.aborted) return;
         failures += 1;
         // In the server's own words: a proxy's 404 says nothing of a lease.
         if (error.status === 404 && error.problem && this.#lease !== null) {
+          // What an operator takes out stays out.
+          if (isTakenOut) return this.#become('ended');
           // It is put back at once; should that fail, after a while and from then on.
           this.#lease = null;
           this.#become('lost', error);
@@ -605,7 +706,8 @@ export class Registration {
             this.#become('lost', error);
           }
         } else {
-          const isLost = this.#lease === null || performance.now() > this.#livesUntil;
+          // Who cannot be asked may renew it all the same.
+          const isLost = this.#lease === null || (renews && performance.now() > this.#livesUntil);
           this.#become(isLost ? 'lost' : 'retrying', error);
         }
       }
@@ -614,22 +716,24 @@ export class Registration {
   }
 
   /** Stops renewing and takes the instance out. */
-  async deregister({ signal } = {}) {
+  async deregister(how) {
+    const { signal, timeoutMs } = limits(how);
     this.#ending.abort();
-    await this.#kept;
     try {
+      // It may be registering anew.
+      await within(timeoutMs, signal, 'the server', () => this.#kept);
       let { key, mod_revision: revision } = this.#record;
       for (;;) {
         try {
-          await this.#client.deregister(key, revision, { signal });
+          await this.#client.deregister(key, revision, { signal, timeoutMs });
           break;
         } catch (error) {
-          const standing = error.problem?.record;
+          const { status, problem } = error ?? {};
+          // In the server's own words, as above: gone already, or another's by now.
+          if (!problem || (status !== 404 && status !== 409)) throw error;
+          if (status === 404 || !problem.record || !this.#holds(problem.record)) break;
           // Somebody edited it: it is ours all the same.
-          if (error.status === 409 && standing && this.#holds(standing)) revision = standing.mod_revision;
-          // Gone already, or another's by now.
-          else if (error.status === 404 || error.status === 409) break;
-          else throw error;
+          revision = problem.record.mod_revision;
         }
       }
     } finally {
@@ -637,9 +741,12 @@ export class Registration {
     }
   }
 
-  /** Whether a record stands under this registration's lease, or permanently where it has none. */
-  #holds({ lease }) {
-    return lease === this.#lease && (lease !== null || this.#asked.ttl_s === null);
+  /** Whether a record is what this registration put there, whoever edited it since. */
+  #holds(record) {
+    if (this.#lease !== null && record.lease === this.#lease) return true;
+    // A permanent one may have been taken out and put back; of one with a lease the answer may have been lost.
+    if (this.#asked.ttl_s === null && record.create_revision === this.#record.create_revision) return record.lease === null;
+    return (this.#asked.ttl_s === null || this.#isUncertain) && this.#is(record);
   }
 
   [ASYNC_DISPOSE]() {

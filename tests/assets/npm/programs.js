@@ -4,7 +4,7 @@
 
 /** One after the other of all that can be asked for; throws where an answer is not what it should be. */
 const verbs = async ({ rollcall, connect, RollcallError, options, tell, signal }) => {
-  const { label, nowhere } = options;
+  const { label, nowhere, token } = options;
   const same = (what, saw, wanted) => {
     if (JSON.stringify(saw) !== JSON.stringify(wanted)) {
       throw new Error(`${what}: ${JSON.stringify(saw)} is not ${JSON.stringify(wanted)}`);
@@ -132,6 +132,11 @@ const verbs = async ({ rollcall, connect, RollcallError, options, tell, signal }
     ['/names', async () => rollcall.watch({})],
     ['/names/1', async () => rollcall.watch(['a', ''])],
     ['/services/0', async () => rollcall.events({ services: [1] })],
+    ['/services', async () => rollcall.events({ services: [] })],
+    ['/service', () => rollcall.instances({ service: [] })],
+    ['/options/timeoutMs', () => rollcall.services({ timeoutMs: 0 })],
+    ['/options/timeoutMs', () => rollcall.keepAlive(lease, { timeoutMs: '1' })],
+    ['/options/timeoutMs', () => rollcall.register({ instance }, { timeoutMs: 2 ** 31 })],
     ['/limit', () => rollcall.instances({ limit: '1' })],
     ['/modRevision', () => rollcall.deregister(registration.key)],
     ['/record/mod_revision', () => rollcall.deregister({ key: 'a' })],
@@ -148,14 +153,48 @@ const verbs = async ({ rollcall, connect, RollcallError, options, tell, signal }
   await seen(3);
   holds('what was deregistered is put back', true);
   // Its revision is another one by now, and it is its own all the same.
+  const states = registration.states();
   await registration.deregister();
   await registration.deregister();
   await seen(2);
   holds('a registration is over once', registration.state === 'ended');
+  const last = [];
+  for await (const { state } of states) last.push(state);
+  same('who asked before the end and listens after it', last, ['ended']);
+  holds('states that ended before anybody listened end', true);
   same('what is revoked', (await rollcall.revoke(served.lease, 1)).deleted, [served.key]);
-  await permanent.deregister();
+  await permanent[Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')]();
   await seen(0);
   holds('nothing is left', true);
+
+  // Timers that wait for longer than 2^31 ms end at once.
+  const asked = [];
+  const counted = await connect(options.base, { token, fetch: (address, how) => {
+    asked.push(`${how.method} ${new URL(address).pathname}`);
+    return fetch(address, how);
+  } });
+  const long = await counted.register({ instance: { name, endpoints }, ttl_s: 1_000_000_000 });
+  for (let times = 0; times < 30; times += 1) await counted.lease(long.lease);
+  same('what was asked', asked.filter((asked) => asked.startsWith('POST')), ['POST /api/v1/instances']);
+  holds('a long TTL is not renewed all the time', true);
+  await long.deregister();
+  await seen(0);
+
+  const deaf = await connect(options.base, { fetch: () => new Promise(() => {}) });
+  const mute = await refused('a fetch that heeds no signal is not waited for', () => deaf.services({ timeoutMs: 20 }));
+  same('it took too long', [mute.kind, mute.message.includes('does not answer within 0.02 s')], ['unreachable', true]);
+
+  const unanswered = await connect(options.base, { token, fetch: async (address, how) => {
+    const answer = await fetch(address, { ...how, signal: undefined });
+    return how.method === 'POST' ? new Promise(() => {}) : answer;
+  } });
+  const enough = new AbortController();
+  const never = unanswered.register({ instance: { name, endpoints }, ttl_s: null }, { signal: enough.signal });
+  await seen(1);
+  enough.abort(new Error('enough'));
+  same('why', await never.then(() => 'registered', (error) => error.message), 'enough');
+  await seen(0);
+  holds('what nobody waits for any more is taken back', true);
 
   const reason = new Error('enough');
   const controller = new AbortController();
@@ -197,15 +236,36 @@ const follow = async ({ rollcall, options, tell, signal }) => {
 };
 
 const watch = async ({ rollcall, options, tell, signal }) => {
-  const onConnection = ({ state, error }) => tell({ connection: state, why: error?.message });
-  for await (const instances of rollcall.watch(options.name, { signal, onConnection })) tell({ instances });
+  let say;
+  const broken = new Promise((resolve) => (say = resolve));
+  const onConnection = ({ state, error }) => {
+    tell({ connection: state, why: error?.message });
+    if (state === 'reconnecting') say();
+  };
+  for await (const instances of rollcall.watch(options.name, { signal, onConnection })) {
+    tell({ instances });
+    if (options.is_slow) await broken;
+  }
 };
 
 const registered = async ({ rollcall, options, tell, signal }) => {
   const registration = await rollcall.register(options.request, { signal, retry: true });
   tell({ key: registration.key });
-  signal.addEventListener('abort', () => registration.deregister().catch((error) => tell({ failed: error.message })));
+  const leave = async () => {
+    for (;;) {
+      try {
+        return await registration.deregister();
+      } catch (error) {
+        if (!options.insists) return tell({ failed: error.message });
+        tell({ refused: error.kind, status: error.status });
+        await new Promise((resolve) => setTimeout(resolve, 200));
+      }
+    }
+  };
+  let left;
+  signal.addEventListener('abort', () => (left = leave()));
   for await (const { state, lease, error } of registration.states()) tell({ state, lease, why: error?.message });
+  await left;
   tell({ left: true });
 };
 

@@ -17,6 +17,13 @@ for await (const { state, lease, error } of registration.states()) {
   if (state === 'lost') console.log(lease?.length, error?.kind === 'problem' && error.problem?.detail);
 }
 await registration.deregister();
+{
+  await using kept: Registration = await rollcall.register(
+    { instance: { name: 'a', endpoints: ['http://a:1'] }, keep_alive: 'server' }, { timeoutMs: 1, retry: true },
+  );
+  await using states = kept.states();
+  console.log((await states.next()).value?.state, await rollcall.keepAlive(kept.lease ?? '7b', { timeoutMs: 1 }));
+}
 const { undo } = await rollcall.deregister(records[0]!);
 await rollcall.deregister('key', 12);
 const put: RegistryRecord = (await rollcall.undo(undo)).record;
@@ -57,6 +64,8 @@ await rollcall.register({ layout: 'eureka', instance: { name: 'a', endpoints: []
 await rollcall.register({ instance: { name: 'a', endpoints: [] }, ttl_s: '15' });
 // @ts-expect-error
 await rollcall.deregister('key');
+// @ts-expect-error
+await rollcall.services({ timeoutMs: '1' });
 // @ts-expect-error
 rollcall.watch();
 // @ts-expect-error
