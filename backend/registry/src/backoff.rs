@@ -4,12 +4,23 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 /// The first rest.
 const REST_MIN: Duration = Duration::from_millis(100);
 
 /// The longest rest. Together with a connection that takes its full time it keeps a recovery within 5 s of etcd's
 /// return.
 const REST_MAX: Duration = Duration::from_millis(1_500);
+
+/// Longer than any program waits.
+const EVER: Duration = Duration::from_hours(24 * 365);
+
+/// So much later than `now`, or, where that is more than a year, a year: `Duration::MAX` is how people say for ever, and
+/// no clock counts that far.
+pub(crate) fn later(now: Instant, by: Duration) -> Instant {
+    now + by.min(EVER)
+}
 
 /// The rests between tries that fail one after the other.
 #[derive(Debug)]

@@ -21,6 +21,7 @@ use std::{
 use futures_util::{Stream, stream};
 use rollcall_shared::{KeyPrefix, Layout, ServiceInstance};
 use tokio::{
+    runtime::Handle,
     sync::watch,
     time::{Instant, timeout_at},
 };
@@ -28,7 +29,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::guard::LossGuard;
 use self::services::{Service, Services};
-use crate::etcd::{connect::Connection, source::EtcdSource};
+use crate::{
+    backoff::later,
+    etcd::{connect::Connection, source::EtcdSource},
+};
 
 /// How many services a discovery with [`Scope::Asked`] watches at once. Each has a watch of its own.
 pub const SERVICES_WATCHED_MAX: usize = 1_000;
@@ -145,6 +149,8 @@ struct Shared {
     state: Arc<State>,
     tasks: TaskTracker,
     cancel: CancellationToken,
+    /// Where the tasks run: that of who made it, not of who happens to ask first.
+    runtime: Handle,
 }
 
 impl Drop for Shared {
@@ -173,10 +179,10 @@ impl Discovery {
             whole: watch::channel(ServiceView::default()).0,
             cancel: cancel.child_token(),
         });
-        let shared = Shared { connection, state, tasks: TaskTracker::new(), cancel };
+        let shared = Shared { connection, state, tasks: TaskTracker::new(), cancel, runtime: Handle::current() };
         if shared.state.config.scope == Scope::All {
             let source = shared.source(shared.state.config.prefix.clone());
-            shared.tasks.spawn(follow::everything(source, Arc::clone(&shared.state)));
+            shared.tasks.spawn_on(follow::everything(source, Arc::clone(&shared.state)), &shared.runtime);
         }
         Self { shared: Arc::new(shared) }
     }
@@ -206,6 +212,9 @@ impl Discovery {
         if state.config.scope == Scope::Asked {
             return self.once_known(name, self.subscribe(name)?).await.map(|view| view.instances);
         }
+        if state.cancel.is_cancelled() {
+            return Err(DiscoverError::Stopped);
+        }
         // A name that nothing is registered as leaves nothing behind.
         self.once_known(name, state.whole.subscribe()).await?;
         Ok(self.known(name).unwrap_or_else(|| Arc::from([])))
@@ -218,7 +227,7 @@ impl Discovery {
         mut view: watch::Receiver<ServiceView>,
     ) -> Result<ServiceView, DiscoverError> {
         let patience = self.shared.state.config.first_list_timeout;
-        let deadline = Instant::now() + patience;
+        let deadline = later(Instant::now(), patience);
         let why = loop {
             let seen = view.borrow_and_update().clone();
             if seen.known {
@@ -246,7 +255,7 @@ impl Discovery {
             view: self.subscribe(name)?,
             last: None,
             stopped: CancellationToken::new(),
-            _discovery: self.clone(),
+            discovery: self.clone(),
         })
     }
 
@@ -256,7 +265,7 @@ impl Discovery {
     /// # Errors
     /// As [`Self::watch`].
     pub fn subscribe(&self, name: &str) -> Result<watch::Receiver<ServiceView>, DiscoverError> {
-        let Shared { state, tasks, .. } = &*self.shared;
+        let Shared { state, tasks, runtime, .. } = &*self.shared;
         if state.cancel.is_cancelled() {
             return Err(DiscoverError::Stopped);
         }
@@ -287,7 +296,7 @@ impl Discovery {
             let config = &state.config;
             let prefix = config.layout.service_prefix(&config.prefix, name).unwrap_or_else(|| config.prefix.clone());
             let source = self.shared.source(prefix);
-            tasks.spawn(follow::one(source, Arc::clone(state), name.to_owned(), service));
+            tasks.spawn_on(follow::one(source, Arc::clone(state), name.to_owned(), service), runtime);
         }
         Ok(view)
     }
@@ -302,7 +311,8 @@ impl Discovery {
         names
     }
 
-    /// Ends all watching, for every clone, and waits until it has ended. Answers stay what they were.
+    /// Ends all watching, for every clone, and waits until it has ended. Answers stay what they were, and
+    /// [`ServiceView::away`] says that nothing is watched any more.
     pub async fn close(&self) {
         self.shared.cancel.cancel();
         self.shared.tasks.close();
@@ -371,7 +381,7 @@ pub struct Watcher {
     view: watch::Receiver<ServiceView>,
     last: Option<Instances>,
     stopped: CancellationToken,
-    _discovery: Discovery,
+    discovery: Discovery,
 }
 
 impl fmt::Debug for Watcher {
@@ -400,6 +410,7 @@ impl Watcher {
             }
             tokio::select! {
                 () = self.stopped.cancelled() => {}
+                () = self.discovery.shared.cancel.cancelled() => return Err(DiscoverError::Stopped),
                 changed = self.view.changed() => changed.map_err(|_| DiscoverError::Stopped)?,
             }
         }
@@ -472,6 +483,41 @@ mod tests {
         }
         let _kept = discovery.watch("kept").unwrap();
         assert_eq!(watched(&discovery), ["kept"]);
+    }
+
+    #[tokio::test]
+    async fn closing_ends_who_waits_and_says_that_lists_are_old() {
+        let discovery = discovery(Scope::Asked);
+        let mut watcher = discovery.watch("orders").unwrap();
+        let view = discovery.subscribe("orders").unwrap();
+        let (next, ()) = tokio::join!(watcher.next(), discovery.close());
+        assert_eq!(next, Err(DiscoverError::Stopped));
+        assert_eq!(&*view.borrow().away.as_ref().unwrap().why, "etcd is followed no more");
+        assert_eq!(discovery.get_service("others").await, Err(DiscoverError::Stopped));
+    }
+
+    #[test]
+    fn it_is_followed_where_it_was_made_and_its_end_is_told() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let discovery = runtime.block_on(async { discovery(Scope::Asked) });
+        let elsewhere = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let view = elsewhere.block_on(async { discovery.subscribe("orders").unwrap() });
+        drop(elsewhere);
+        assert_eq!(discovery.shared.tasks.len(), 1);
+        runtime.shutdown_timeout(Duration::from_secs(5));
+        assert_eq!(&*view.borrow().away.as_ref().unwrap().why, "etcd is followed no more");
+        assert!(watched(&discovery).is_empty());
+    }
+
+    #[tokio::test]
+    async fn patience_without_end_is_no_reason_to_panic() {
+        let config = ConnectConfig { endpoints: vec!["127.0.0.1:1".into()], ..ConnectConfig::default() };
+        let prefix = KeyPrefix::new("/microservices").unwrap();
+        let config_of =
+            DiscoveryConfig { first_list_timeout: Duration::MAX, ..DiscoveryConfig::new(Layout::Kratos, prefix) };
+        let discovery = Discovery::new(Connection::new(config).unwrap(), config_of);
+        let waiting = tokio::time::timeout(Duration::from_millis(50), discovery.get_service("orders")).await;
+        assert!(waiting.is_err(), "it is waited for");
     }
 
     #[tokio::test]

@@ -125,16 +125,19 @@ impl Lifecycle {
             () = self.told.cancelled() => {}
         }
         let orderly = async {
-            {
-                // It goes on serving while it says that it will not.
-                let leaving = async {
-                    deregister(registrations, self.deregister_timeout).await;
-                    tokio::time::sleep(self.drain).await;
-                };
-                tokio::select! {
-                    () = leaving => {}
-                    () = &mut serving => return true,
+            // It goes on serving while it says that it will not. What stops by itself, at the same signal perhaps, is
+            // deregistered all the same.
+            let mut leaving = std::pin::pin!(deregister(registrations, self.deregister_timeout));
+            tokio::select! {
+                () = &mut leaving => {}
+                () = &mut serving => {
+                    leaving.await;
+                    return true;
                 }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.drain) => {}
+                () = &mut serving => return true,
             }
             self.stop.cancel();
             timeout(self.stop_timeout, serving).await.is_ok()

@@ -161,7 +161,8 @@ impl Options {
         self
     }
 
-    /// Keys without a lease, which stay until somebody deletes them. For what has no life of its own to end.
+    /// Keys without a lease, which stay until somebody deletes them. For what has no life of its own to end. Nothing watches
+    /// over such a key once it is written: in an etcd that comes back empty it is gone.
     #[must_use]
     pub fn permanent(mut self) -> Self {
         self.ttl = None;
@@ -243,7 +244,11 @@ impl Options {
             return Err(OptionsError::Variable { name: "MICRO_REGISTRY", value, wanted: "`etcd`" });
         }
         if let Some(addresses) = read("MICRO_REGISTRY_ADDRESS") {
-            self = self.endpoints(addresses.split(',').map(str::trim).filter(|address| !address.is_empty()));
+            let addresses = addresses.split(',').map(str::trim).filter(|address| !address.is_empty());
+            let addresses: Vec<String> = addresses.map(with_port).collect();
+            if !addresses.is_empty() {
+                self = self.endpoints(addresses);
+            }
         }
         if let Some(value) = read("MICRO_REGISTER_TTL") {
             let wanted = "a number of seconds";
@@ -271,6 +276,13 @@ impl Options {
     }
 }
 
+/// An address with etcd's own port where it names none, as go-micro reads it.
+fn with_port(address: &str) -> String {
+    let (_, host) = address.split_once("://").unwrap_or(("", address));
+    let after_host = host.rsplit_once(']').map_or(host, |(_, rest)| rest);
+    if after_host.contains(':') { address.to_owned() } else { format!("{address}:2379") }
+}
+
 /// A registry of services in etcd: registers and finds them over one connection. Cheap to clone.
 ///
 /// Everything goes on by itself while etcd is away, and nothing is ever given up.
@@ -295,7 +307,10 @@ impl Registry {
     /// Where an option is wrong in itself. etcd is not asked.
     pub fn new(options: Options) -> Result<Self, OptionsError> {
         let (prefix, ttl_s) = (options.prefix()?, options.ttl_s()?);
-        let connection = Connection::new(options.connect)?;
+        // A fleet that all began with the first member would all sit on it.
+        let mut connect = options.connect;
+        fastrand::shuffle(&mut connect.endpoints);
+        let connection = Connection::new(connect)?;
         let keeping = LeaseKeeping::start(connection.clone(), &CancellationToken::new());
         let layout = options.layout;
         let config = RegistrarConfig { layout, prefix: prefix.clone(), ttl_s, takeover: options.takeover };
@@ -394,13 +409,13 @@ mod tests {
     fn the_environment_is_read_as_go_micro_reads_it() {
         let set = [
             ("MICRO_REGISTRY", "etcd"),
-            ("MICRO_REGISTRY_ADDRESS", "10.0.0.1:2379, 10.0.0.2:2379"),
+            ("MICRO_REGISTRY_ADDRESS", "10.0.0.1:2380, 10.0.0.2,http://[::1],,"),
             ("MICRO_REGISTER_TTL", "30"),
             ("ETCD_USERNAME", "root"),
             ("ETCD_PASSWORD", "secret"),
         ];
         let options = Options::go_micro().with_variables(read(&set)).unwrap();
-        assert_eq!(options.connect.endpoints, ["10.0.0.1:2379", "10.0.0.2:2379"]);
+        assert_eq!(options.connect.endpoints, ["10.0.0.1:2380", "10.0.0.2:2379", "http://[::1]:2379"]);
         assert_eq!(options.ttl, Some(Duration::from_secs(30)));
         assert!(!format!("{options:?}").contains("secret"));
         assert_eq!(options.connect.user, Some(("root".into(), "secret".into())));

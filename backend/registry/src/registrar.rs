@@ -17,14 +17,14 @@ use rollcall_shared::{
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     backoff::Backoff,
     etcd::{
-        connect::{ConnectError, Connection},
+        connect::{AskError, ConnectError, Connection, EtcdClient, is_member_failure},
         keepalive::{LeaseKeeping, LeaseState},
         lease::{self, LeaseError},
     },
@@ -114,6 +114,17 @@ pub enum RegisterError {
     Ended,
 }
 
+impl RegisterError {
+    /// Whether it may pass by itself, and what was asked may have been carried out.
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::Timeout(_) | Self::Lease(LeaseError::Connect(_) | LeaseError::Timeout(_)) => true,
+            Self::Write { source: error, .. } | Self::Lease(LeaseError::Request(error)) => is_member_failure(error),
+            _ => false,
+        }
+    }
+}
+
 fn holder_in_words(instance: Option<&ServiceInstance>) -> String {
     instance.map_or_else(String::new, |instance| {
         format!(": it belongs to {} of {} at {}", instance.id, instance.name, instance.endpoints.join(", "))
@@ -174,7 +185,8 @@ impl Registrar {
         self
     }
 
-    /// Registers `instance`, and answers when its key stands.
+    /// Registers `instance`, and answers when its key stands. Each member of etcd is asked. Given up while it is waited for,
+    /// it may leave the key behind until its lease is over.
     ///
     /// # Errors
     /// Where the instance cannot be written in this layout, where its key stands already, or where etcd is away or
@@ -225,6 +237,8 @@ impl Registrar {
             former_lease: None,
             written: false,
             contested: false,
+            uncertain: false,
+            created: None,
             lease_out: watch::channel(None).0,
         })
     }
@@ -266,7 +280,8 @@ impl Registration {
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
         let (key, lease) = (tenure.key.clone(), tenure.lease_out.subscribe());
         // The task ends with this handle, whose drop closes the channel.
-        tokio::spawn(tend(tenure, phase, state_out, inbox));
+        let runtime = tenure.keeping.runtime().clone();
+        runtime.spawn(tend(tenure, phase, state_out, inbox));
         Self { registrar, key, state, lease, commands }
     }
 
@@ -299,10 +314,11 @@ impl Registration {
         self.command(|done| Command::Update { value, done }).await
     }
 
-    /// Ends the registration by revoking its lease, so that nothing is left of it; a permanent key is deleted.
+    /// Ends the registration by revoking its lease, so that nothing is left of it; a permanent key is deleted. It goes on
+    /// though it is not waited for any more.
     ///
     /// # Errors
-    /// Where etcd is away or refuses. The lease is renewed no longer in any case.
+    /// Where etcd refuses, or is away for longer than a request may take. The lease is renewed no longer in any case.
     pub async fn deregister(self) -> Result<(), RegisterError> {
         self.command(|done| Command::Leave { how: Leaving::RevokeLease, done }).await
     }
@@ -400,8 +416,11 @@ async fn tend(
                 say(&state, RegistrationState::Lost { since: Instant::now(), why: "the lease is gone".into() });
                 Phase::Resting { until: Instant::now() + spread(tenure.keeping.len()).mul_f64(fastrand::f64()) }
             }
-            // Dropped, or the hub has ended: nothing will be renewed.
-            Woken::Command(None) | Woken::Lease(None) => break,
+            Woken::Command(None) => break,
+            Woken::Lease(None) => {
+                tracing::warn!(key = tenure.key, "renewals have ended; the key runs out with its lease");
+                break;
+            }
         };
     }
     tenure.give_up_lease();
@@ -472,12 +491,16 @@ struct Tenure {
     written: bool,
     /// Whether the last try found the key to be somebody else's.
     contested: bool,
+    /// Whether a write was sent that was not answered: it may have been carried out.
+    uncertain: bool,
+    /// When the key that was written came to be: by this one's hand or, where it was taken over, by another's.
+    created: Option<Revision>,
     lease_out: watch::Sender<Option<LeaseId>>,
 }
 
 /// What one transaction found.
 enum Found {
-    Written,
+    Written { revision: Revision },
     Other(Standing),
     Nothing,
 }
@@ -485,6 +508,7 @@ enum Found {
 /// What stands under the key.
 struct Standing {
     lease: Option<LeaseId>,
+    create_revision: Revision,
     mod_revision: Revision,
     value: Vec<u8>,
 }
@@ -540,16 +564,22 @@ impl Tenure {
             self.lease_out.send_replace(Some(lease));
         }
         let mut expected = Expected::Absent;
+        let mut met = None;
         for _ in 0..WRITE_TRIES_MAX {
             expected = match self.transact(expected).await {
-                Ok(Found::Written) => {
+                Ok(Found::Written { revision }) => {
+                    self.created = met.or(Some(revision));
                     self.written = true;
                     self.contested = false;
                     return Ok(());
                 }
-                Ok(Found::Nothing) => Expected::Absent,
+                Ok(Found::Nothing) => {
+                    met = None;
+                    Expected::Absent
+                }
                 Ok(Found::Other(standing)) => {
                     let mod_revision = standing.mod_revision;
+                    met = Some(standing.create_revision);
                     if let Err(error) = self.check_owner(standing) {
                         self.contested = true;
                         if !self.written
@@ -574,10 +604,12 @@ impl Tenure {
     }
 
     fn check_owner(&self, standing: Standing) -> Result<(), RegisterError> {
-        let Standing { lease, value, .. } = standing;
+        let Standing { lease, create_revision, value, .. } = standing;
         let own = match lease {
             Some(_) => lease == self.lease_id() || lease == self.former_lease,
-            None => self.written && self.config.ttl_s.is_none(),
+            // Without a lease there is but the key itself to know it by.
+            None if self.config.ttl_s.is_some() => false,
+            None => self.created == Some(create_revision) || (self.uncertain && value == self.value),
         };
         if own || self.config.takeover {
             return Ok(());
@@ -591,7 +623,7 @@ impl Tenure {
     }
 
     /// Writes the key where it is as expected, and otherwise says what stands there.
-    async fn transact(&self, expected: Expected) -> Result<Found, RegisterError> {
+    async fn transact(&mut self, expected: Expected) -> Result<Found, RegisterError> {
         let key = self.key.as_str();
         let compare = match expected {
             Expected::Absent => Compare::version(key, CompareOp::Equal, 0),
@@ -603,13 +635,23 @@ impl Tenure {
             .when([compare])
             .and_then([TxnOp::put(key, self.value.as_slice(), Some(put))])
             .or_else([TxnOp::get(key, None)]);
-        let answer = self.send(txn).await?;
+        let answer = match expected {
+            Expected::Never => self.send(txn).await?,
+            Expected::Absent | Expected::Revision(_) => {
+                // Also where nobody waits for the answer any more.
+                self.uncertain = true;
+                let answer = self.send(txn).await;
+                self.uncertain = answer.as_ref().is_err_and(RegisterError::is_passing);
+                answer?
+            }
+        };
         if answer.succeeded() {
-            return Ok(Found::Written);
+            return Ok(Found::Written { revision: answer.header().map_or(0, etcd_client::ResponseHeader::revision) });
         }
         let standing = answer.op_responses().into_iter().find_map(|answer| match answer {
             TxnOpResponse::Get(answer) => answer.kvs().first().map(|kv| Standing {
                 lease: LeaseId::from_etcd(kv.lease()),
+                create_revision: kv.create_revision(),
                 mod_revision: kv.mod_revision(),
                 value: kv.value().to_vec(),
             }),
@@ -618,44 +660,60 @@ impl Tenure {
         Ok(standing.map_or(Found::Nothing, Found::Other))
     }
 
-    /// Removes what this registration left in etcd, and nothing else.
+    /// Removes what this registration left in etcd, and nothing else. Tried as long as one request may take: a member that
+    /// is just being changed for another is no reason to leave a key behind.
     async fn leave(&mut self, how: Leaving) -> Result<(), RegisterError> {
         let lease = self.give_up_lease();
-        match (how, lease) {
-            (Leaving::RevokeLease, Some(lease)) => match lease::revoke(self.keeping.connection(), lease).await {
-                Ok(()) | Err(LeaseError::Gone(_)) => Ok(()),
-                Err(error) => Err(error.into()),
-            },
-            // The comparison leaves alone what somebody else has put there meanwhile.
-            (Leaving::DeleteKey, Some(lease)) => self.delete_under(lease.0).await,
-            (_, None) if self.written => self.delete_under(0).await,
-            (_, None) => Ok(()),
+        let deadline = Instant::now() + self.keeping.connection().request_timeout();
+        let mut backoff = Backoff::new();
+        loop {
+            match self.remove(how, lease).await {
+                Err(error) if error.is_passing() && Instant::now() < deadline => sleep(backoff.rest()).await,
+                outcome => return outcome,
+            }
         }
     }
 
-    async fn delete_under(&self, lease: i64) -> Result<(), RegisterError> {
-        let own = Compare::lease(self.key.as_str(), CompareOp::Equal, lease);
-        let delete = TxnOp::delete(self.key.as_str(), None);
-        self.send(Txn::new().when([own]).and_then([delete])).await.map(drop)
+    async fn remove(&self, how: Leaving, lease: Option<LeaseId>) -> Result<(), RegisterError> {
+        let key = self.key.as_str();
+        let own = match (how, lease) {
+            // What was sent and not answered may come after a delete: only the end of the lease ends that, too.
+            (Leaving::DeleteKey, Some(lease)) if !self.uncertain => {
+                // The comparison leaves alone what somebody else has put there meanwhile.
+                vec![Compare::lease(key, CompareOp::Equal, lease.0)]
+            }
+            (_, Some(lease)) => {
+                return match lease::revoke(self.keeping.connection(), lease).await {
+                    Ok(()) | Err(LeaseError::Gone(_)) => Ok(()),
+                    Err(error) => Err(error.into()),
+                };
+            }
+            (_, None) if self.config.ttl_s.is_some() => return Ok(()),
+            (_, None) => match self.created {
+                Some(created) => vec![Compare::create_revision(key, CompareOp::Equal, created)],
+                None if self.uncertain => vec![
+                    Compare::lease(key, CompareOp::Equal, 0),
+                    Compare::value(key, CompareOp::Equal, self.value.as_slice()),
+                ],
+                None => return Ok(()),
+            },
+        };
+        self.send(Txn::new().when(own).and_then([TxnOp::delete(key, None)])).await.map(drop)
     }
 
     async fn send(&self, txn: Txn) -> Result<etcd_client::TxnResponse, RegisterError> {
         let connection = self.keeping.connection();
-        let client = connection.client().await?;
-        let after = connection.request_timeout();
-        match timeout(after, client.kv().txn(txn)).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => {
-                if lease::is_member_failure(&error) {
-                    connection.report_failure(&client);
-                }
-                Err(RegisterError::Write { key: self.key.clone(), source: Box::new(error) })
-            }
-            Err(_) => {
-                connection.report_failure(&client);
-                Err(RegisterError::Timeout(after))
-            }
-        }
+        let answer = connection
+            .ask(usize::MAX, |client: EtcdClient| {
+                let txn = txn.clone();
+                async move { client.kv().txn(txn).await }
+            })
+            .await;
+        answer.map_err(|error| match error {
+            AskError::Connect(error) => RegisterError::Connect(error),
+            AskError::Request(source) => RegisterError::Write { key: self.key.clone(), source },
+            AskError::Timeout(after) => RegisterError::Timeout(after),
+        })
     }
 }
 

@@ -28,6 +28,15 @@ pub(super) async fn one(source: impl Source, state: Arc<State>, name: String, se
     let events = pin!(with_backoff(watcher(source)));
     let mut fold = Fold::new(&state.config, Some(name.clone()));
     let mut idle = interval_at(Instant::now() + IDLE, IDLE);
+    let _ending = Ending(|why| {
+        let writing = state.services.write();
+        let view = ServiceView { away: Some(why), ..service.view().borrow().clone() };
+        writing.tell(&name, &service, view);
+        if !state.cancel.is_cancelled() {
+            // Who asks next begins anew.
+            writing.remove_own(&name, &service);
+        }
+    });
     let following = async {
         let mut events = events;
         loop {
@@ -49,10 +58,28 @@ pub(super) async fn one(source: impl Source, state: Arc<State>, name: String, se
     }
 }
 
+/// Says that nothing is followed any more when a task ends, however it does: closed, with its runtime, or by a panic. No
+/// list goes stale in silence.
+struct Ending<F: FnMut(Away)>(F);
+
+impl<F: FnMut(Away)> Drop for Ending<F> {
+    fn drop(&mut self) {
+        (self.0)(Away { since: Instant::now(), why: "etcd is followed no more".into() });
+    }
+}
+
 /// Follows everything below the prefix.
 pub(super) async fn everything(source: impl Source, state: Arc<State>) {
     let events = pin!(with_backoff(watcher(source)));
     let mut fold = Fold::new(&state.config, None);
+    let _ending = Ending(|why: Away| {
+        let writing = state.services.write();
+        for (name, service) in state.services.all() {
+            let view = ServiceView { away: Some(why.clone()), ..service.view().borrow().clone() };
+            writing.tell(&name, &service, view);
+        }
+        state.whole.send_modify(|view| view.away = Some(why));
+    });
     let following = async {
         let mut events = events;
         loop {

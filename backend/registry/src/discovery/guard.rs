@@ -13,6 +13,8 @@ use std::{
 use rollcall_shared::ServiceInstance;
 use tokio::time::Instant;
 
+use crate::backoff::later;
+
 /// When the loss of instances is not believed at once.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LossGuard {
@@ -89,7 +91,7 @@ impl Guard {
             && too_many
             && all >= rules.instances_min
         {
-            self.held_until = Some(last.at + rules.hold);
+            self.held_until = Some(later(last.at, rules.hold));
             self.held
                 .extend(self.left.iter().map(|departure| (departure.key.clone(), Arc::clone(&departure.instance))));
         } else if !too_many && !self.held.is_empty() {

@@ -24,8 +24,8 @@ use super::{Instances, ServiceView};
 /// How many parts the table has: a power of two.
 const PARTS: usize = 64;
 
-/// Of how many discoveries a thread keeps the table at hand. Until it asks again, or asks more others, it keeps what has
-/// changed since alive: the lists, not the instances that are still there.
+/// Of how many discoveries a thread keeps the table at hand. Until it asks again, or asks more others, or ends, it keeps
+/// that table alive as it was then, also of a discovery that has ended.
 const AT_HAND_MAX: usize = 4;
 
 type Part = HashTable<Row>;
@@ -208,6 +208,17 @@ impl Writing<'_> {
         });
     }
 
+    /// Removes `name`, unless another service stands in its place by now.
+    pub(super) fn remove_own(&self, name: &str, service: &Service) {
+        self.change(name, |entry, _| {
+            if let hash_table::Entry::Occupied(entry) = entry
+                && std::ptr::eq(&raw const *entry.get().service, service)
+            {
+                drop(entry.remove());
+            }
+        });
+    }
+
     fn change(&self, name: &str, change: impl FnOnce(hash_table::Entry<'_, Row>, u64)) {
         let services = self.services;
         let hash = services.hasher.hash_one(name);
@@ -280,5 +291,7 @@ mod tests {
         services.write().insert("orders", second);
         services.write().tell("orders", &first, known(&Arc::from([Arc::default()])));
         assert!(services.known("orders").is_none());
+        services.write().remove_own("orders", &first);
+        assert!(services.get("orders").is_some());
     }
 }

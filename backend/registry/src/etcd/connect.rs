@@ -10,7 +10,9 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{Certificate, Client, ConnectOptions, Identity, KvClient, LeaseClient, TlsOptions, WatchClient};
+use etcd_client::{
+    Certificate, Client, ConnectOptions, GetOptions, Identity, KvClient, LeaseClient, TlsOptions, WatchClient,
+};
 
 /// How long making a connection may take, authentication included, unless configured otherwise.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -105,6 +107,50 @@ pub fn describe(error: &etcd_client::Error) -> String {
     }
 }
 
+/// Why no member gave an answer.
+#[derive(Debug)]
+pub(crate) enum AskError {
+    Connect(ConnectError),
+    Request(Box<etcd_client::Error>),
+    Timeout(Duration),
+}
+
+/// Whether another member might have answered: a refusal for cause is the same everywhere.
+pub fn is_member_failure(error: &etcd_client::Error) -> bool {
+    match error {
+        etcd_client::Error::GRpcStatus(status) => matches!(
+            status.code(),
+            tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::DeadlineExceeded | tonic::Code::Cancelled
+        ),
+        _ => true,
+    }
+}
+
+/// Whether who asks has to authenticate anew, as etcd's own client does then: its token has run out, or users or roles
+/// have changed since (`auth: revision of auth store is old`), or none was needed when the connection was made.
+pub(crate) fn is_token_failure(error: &etcd_client::Error) -> bool {
+    matches!(error, etcd_client::Error::GRpcStatus(status) if status.code() == tonic::Code::Unauthenticated
+        || is_about_token(status.message()))
+}
+
+/// Whether etcd's words speak of a token that is no good any more.
+pub(crate) fn is_about_token(message: &str) -> bool {
+    ["invalid auth token", "revision of auth store is old", "user name is empty"]
+        .iter()
+        .any(|words| message.contains(words))
+}
+
+/// Whether etcd knows who asks, and does not let them.
+pub(crate) fn is_permission_denied(error: &etcd_client::Error) -> bool {
+    matches!(error, etcd_client::Error::GRpcStatus(status) if status.code() == tonic::Code::PermissionDenied)
+}
+
+/// etcd's answer to who authenticates where nobody has to.
+fn is_without_authentication(error: &etcd_client::Error) -> bool {
+    matches!(error, etcd_client::Error::GRpcStatus(status)
+        if status.message().contains("authentication is not enabled"))
+}
+
 /// A connection to etcd that many share; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Connection {
@@ -188,6 +234,11 @@ impl Connection {
         &self.shared.config.endpoints
     }
 
+    /// How long connecting, and one request, may take, where that was said.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.shared.config.timeout
+    }
+
     /// How long one request may take, except those that stream.
     pub fn request_timeout(&self) -> Duration {
         self.shared.config.timeout.unwrap_or(REQUEST_TIMEOUT)
@@ -220,7 +271,15 @@ impl Connection {
         };
         let after = self.shared.config.timeout.unwrap_or(CONNECT_TIMEOUT);
         // Boxed: it is rare, and as large as all else that a request is.
-        let connecting = Box::pin(Client::connect([&endpoint], Some(self.options(&endpoint))));
+        let connecting = Box::pin(async {
+            match Client::connect([&endpoint], Some(self.options(&endpoint, true))).await {
+                // As etcd's own client: who knows a password may go without one, too.
+                Err(error) if is_without_authentication(&error) => {
+                    Client::connect([&endpoint], Some(self.options(&endpoint, false))).await
+                }
+                connected => connected,
+            }
+        });
         let error = match tokio::time::timeout(after, connecting).await {
             Ok(Ok(client)) => {
                 let mut current = self.current();
@@ -243,23 +302,63 @@ impl Connection {
         current.client.clone().map(|inner| EtcdClient { inner, generation }).ok_or(generation)
     }
 
-    /// Whether etcd can be asked with these credentials now: one request that needs no permission.
+    /// Whether etcd can be asked with these credentials now: one read, which needs a quorum and no permission.
     ///
     /// # Errors
-    /// [`ConnectError`], one clear reason, at once.
+    /// [`ConnectError`], one clear reason: at once, or as soon as each member was asked.
     pub async fn check(&self) -> Result<(), ConnectError> {
-        let client = self.client().await?;
+        let asked = self
+            .ask(usize::MAX, async |client: EtcdClient| {
+                let count = GetOptions::new().with_count_only();
+                client.kv().get("rollcall", Some(count)).await
+            })
+            .await;
         let endpoint = || self.endpoints().join(",");
-        let after = self.request_timeout();
-        match tokio::time::timeout(after, client.maintenance().status()).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(source)) => {
-                self.report_failure(&client);
-                Err(ConnectError::Refused { endpoint: endpoint(), source: Arc::new(source) })
+        match asked {
+            Ok(_) => Ok(()),
+            // It knows who asks, and that is all that was to be known.
+            Err(AskError::Request(error)) if is_permission_denied(&error) => Ok(()),
+            Err(AskError::Request(error)) => {
+                Err(ConnectError::Refused { endpoint: endpoint(), source: Arc::new(*error) })
             }
-            Err(_) => {
-                self.report_failure(&client);
-                Err(ConnectError::Timeout { endpoint: endpoint(), after })
+            Err(AskError::Connect(error)) => Err(error),
+            Err(AskError::Timeout(after)) => Err(ConnectError::Timeout { endpoint: endpoint(), after }),
+        }
+    }
+
+    /// Asks one member after the other until one answers, up to so many: each once, and once more where only the token was old. What is
+    /// asked may be carried out though its answer was lost, so that it must bear to be asked twice.
+    pub(crate) async fn ask<T, F>(&self, members_max: usize, request: impl Fn(EtcdClient) -> F) -> Result<T, AskError>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let after = self.request_timeout();
+        let mut members = self.endpoints().len().min(members_max);
+        let mut has_new_token = false;
+        loop {
+            let error = match self.client().await {
+                Err(error) => AskError::Connect(error),
+                Ok(client) => match tokio::time::timeout(after, request(client.clone())).await {
+                    Ok(Ok(answer)) => return Ok(answer),
+                    Ok(Err(error)) if is_token_failure(&error) && !has_new_token => {
+                        self.report_failure(&client);
+                        has_new_token = true;
+                        continue;
+                    }
+                    Ok(Err(error)) if !is_member_failure(&error) => return Err(AskError::Request(Box::new(error))),
+                    Ok(Err(error)) => {
+                        self.report_failure(&client);
+                        AskError::Request(Box::new(error))
+                    }
+                    Err(_) => {
+                        self.report_failure(&client);
+                        AskError::Timeout(after)
+                    }
+                },
+            };
+            members -= 1;
+            if members == 0 {
+                return Err(error);
             }
         }
     }
@@ -282,7 +381,7 @@ impl Connection {
         self.shared.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn options(&self, endpoint: &str) -> ConnectOptions {
+    fn options(&self, endpoint: &str, authenticates: bool) -> ConnectOptions {
         let config = &self.shared.config;
         let mut options = ConnectOptions::new()
             .with_connect_timeout(config.timeout.unwrap_or(CONNECT_TIMEOUT))
@@ -300,7 +399,7 @@ impl Connection {
             }
             options = options.with_tls(tls);
         }
-        if let Some((name, password)) = &config.user {
+        if let Some((name, password)) = config.user.as_ref().filter(|_| authenticates) {
             // Tokens run out (etcd's simple ones after five minutes). A watch learns of it in another way: `source`.
             options = options.with_user(name, password).with_auto_token_refresh(true);
         }

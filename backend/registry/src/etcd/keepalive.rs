@@ -18,6 +18,7 @@ use std::{
 use etcd_client::{LeaseKeepAliveStream, LeaseKeeper, proto::PbLeaseKeepAliveRequest};
 use rollcall_shared::LeaseId;
 use tokio::{
+    runtime::Handle,
     sync::{Notify, Semaphore, SemaphorePermit, watch},
     time::{Instant, sleep_until, timeout_at},
 };
@@ -75,6 +76,7 @@ struct Hub {
     gate: Semaphore,
     tasks: TaskTracker,
     cancel: CancellationToken,
+    runtime: Handle,
 }
 
 impl Drop for Hub {
@@ -94,12 +96,17 @@ impl LeaseKeeping {
         }
         tasks.close();
         let gate = Semaphore::new(RETURNING_MAX);
-        Self { hub: Arc::new(Hub { connection, shards, gate, tasks, cancel }) }
+        Self { hub: Arc::new(Hub { connection, shards, gate, tasks, cancel, runtime: Handle::current() }) }
     }
 
     /// The connection the leases are renewed over.
     pub fn connection(&self) -> &Connection {
         &self.hub.connection
+    }
+
+    /// The runtime that the renewals are sent by, where all that depends on them is to run, too.
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.hub.runtime
     }
 
     /// How many leases are kept.
@@ -204,11 +211,20 @@ async fn run(shard: Arc<Shard>, connection: Connection, cancel: CancellationToke
             };
         }
     };
+    // Whatever ends this task, its runtime too: nobody is to believe that leases are kept.
+    let _ending = Ending(&shard);
     tokio::select! {
         () = driving => {}
         () = cancel.cancelled() => {}
     }
-    *shard.schedule() = Schedule { ended: true, ..Schedule::default() };
+}
+
+struct Ending<'a>(&'a Shard);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        *self.0.schedule() = Schedule { ended: true, ..Schedule::default() };
+    }
 }
 
 /// Waits until a lease is due, and opens a stream with its renewal: etcd-client has no other way.

@@ -5,7 +5,8 @@ use std::time::Duration;
 use etcd_client::LeaseTimeToLiveOptions;
 use rollcall_shared::LeaseId;
 
-use super::connect::{ConnectError, Connection, EtcdClient};
+pub use super::connect::is_member_failure;
+use super::connect::{AskError, ConnectError, Connection, EtcdClient};
 
 /// Why a lease could not be asked or changed.
 #[derive(Debug, thiserror::Error)]
@@ -42,41 +43,27 @@ pub struct LeaseTerms {
     pub keys: Vec<Vec<u8>>,
 }
 
-/// Runs one request within [`Connection::request_timeout`], and tells the connection where the member is to blame.
-async fn request<T>(
+/// Every member is asked, one after the other. Only one where the answer is worth as much as it is young.
+const ALL: usize = usize::MAX;
+
+/// Asks one member after the other until one answers, but so many at the most.
+async fn request<T, F>(
     connection: &Connection,
     lease: LeaseId,
-    ask: impl AsyncFnOnce(&EtcdClient) -> Result<T, etcd_client::Error>,
-) -> Result<T, LeaseError> {
-    let client = connection.client().await?;
-    let after = connection.request_timeout();
-    match tokio::time::timeout(after, ask(&client)).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(etcd_client::Error::GRpcStatus(status))) if status.code() == tonic::Code::NotFound => {
-            Err(LeaseError::Gone(lease))
-        }
-        Ok(Err(error)) => {
-            if is_member_failure(&error) {
-                connection.report_failure(&client);
-            }
-            Err(LeaseError::Request(Box::new(error)))
-        }
-        Err(_) => {
-            connection.report_failure(&client);
-            Err(LeaseError::Timeout(after))
-        }
-    }
-}
-
-/// Whether another member might have answered: a refusal for cause is the same everywhere.
-pub fn is_member_failure(error: &etcd_client::Error) -> bool {
-    match error {
-        etcd_client::Error::GRpcStatus(status) => matches!(
-            status.code(),
-            tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::DeadlineExceeded | tonic::Code::Cancelled
-        ),
-        _ => true,
-    }
+    members_max: usize,
+    ask: impl Fn(EtcdClient) -> F,
+) -> Result<T, LeaseError>
+where
+    F: Future<Output = Result<T, etcd_client::Error>>,
+{
+    connection.ask(members_max, ask).await.map_err(|error| match error {
+        AskError::Connect(error) => LeaseError::Connect(error),
+        AskError::Request(error) => match *error {
+            etcd_client::Error::GRpcStatus(status) if status.code() == tonic::Code::NotFound => LeaseError::Gone(lease),
+            error => LeaseError::Request(Box::new(error)),
+        },
+        AskError::Timeout(after) => LeaseError::Timeout(after),
+    })
 }
 
 /// Grants a lease of `ttl_s` seconds; etcd may grant more, never less.
@@ -85,7 +72,7 @@ pub fn is_member_failure(error: &etcd_client::Error) -> bool {
 /// As [`LeaseError`] says; never [`LeaseError::Gone`] or [`LeaseError::Unsettled`].
 pub async fn grant(connection: &Connection, ttl_s: i64) -> Result<(LeaseId, i64), LeaseError> {
     let answer =
-        request(connection, LeaseId(0), async |client: &EtcdClient| client.lease().grant(ttl_s, None).await).await?;
+        request(connection, LeaseId(0), ALL, |client| async move { client.lease().grant(ttl_s, None).await }).await?;
     Ok((LeaseId(answer.id()), answer.ttl()))
 }
 
@@ -98,7 +85,7 @@ pub async fn time_to_live(
     lease: LeaseId,
     with_keys: bool,
 ) -> Result<Option<LeaseTerms>, LeaseError> {
-    let answer = request(connection, lease, async |client: &EtcdClient| {
+    let answer = request(connection, lease, 1, |client| async move {
         let options = with_keys.then(|| LeaseTimeToLiveOptions::new().with_keys());
         client.lease().time_to_live(lease.0, options).await
     })
@@ -122,7 +109,7 @@ pub async fn time_to_live(
 /// # Errors
 /// As [`LeaseError`] says.
 pub async fn keep_alive_once(connection: &Connection, lease: LeaseId) -> Result<i64, LeaseError> {
-    let answer = request(connection, lease, async |client: &EtcdClient| {
+    let answer = request(connection, lease, 1, |client| async move {
         // The crate checks this first answer itself, and drops it.
         match client.lease().keep_alive(lease.0).await {
             Ok(_) => Ok(Some(client.lease().time_to_live(lease.0, None).await?.ttl())),
@@ -139,5 +126,5 @@ pub async fn keep_alive_once(connection: &Connection, lease: LeaseId) -> Result<
 /// # Errors
 /// As [`LeaseError`] says.
 pub async fn revoke(connection: &Connection, lease: LeaseId) -> Result<(), LeaseError> {
-    request(connection, lease, async |client: &EtcdClient| client.lease().revoke(lease.0).await).await.map(drop)
+    request(connection, lease, ALL, |client| async move { client.lease().revoke(lease.0).await }).await.map(drop)
 }

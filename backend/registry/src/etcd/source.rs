@@ -13,7 +13,7 @@ use etcd_client::{EventType, GetOptions, WatchOptions};
 use rollcall_shared::{KeyPrefix, Revision};
 
 use super::{
-    connect::{ConnectError, Connection, EtcdClient, REQUEST_TIMEOUT},
+    connect::{ConnectError, Connection, EtcdClient, is_about_token, is_permission_denied},
     entry::{Entry, EntryChange},
 };
 
@@ -35,7 +35,7 @@ const PAGE_KEYS_FAILED_MIN: i64 = 500;
 /// How many bytes of keys and values a page is to hold.
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
-/// How long one page of a list may take.
+/// How long one page of a list may take, unless the connection has a limit of its own for all requests.
 pub const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A page of a list.
@@ -219,9 +219,16 @@ impl EtcdSource {
         self.failed(client, error)
     }
 
-    /// Passes a failure on, and tells the connection of it where the member is to blame.
+    /// Passes a failure on, and tells the connection of it where another member, or another token, may do better: not where
+    /// who asks may not read this prefix, since others read others over the same connection.
     fn failed(&self, client: &EtcdClient, error: SourceError) -> SourceError {
-        if !matches!(error, SourceError::Compacted(_) | SourceError::Future) {
+        let is_for_cause = match &error {
+            SourceError::Compacted(_) | SourceError::Future => true,
+            SourceError::Request(error) => is_permission_denied(error),
+            SourceError::Canceled(reason) => reason.contains("permission denied") && !is_about_token(reason),
+            SourceError::Connect(_) | SourceError::Ended | SourceError::Timeout(_) => false,
+        };
+        if !is_for_cause {
             self.connection.report_failure(client);
         }
         error
@@ -238,10 +245,11 @@ impl Source for EtcdSource {
             GetOptions::new().with_range(self.prefix.range_end()).with_limit(limit).with_revision(at.unwrap_or(0));
         let from = from.unwrap_or_else(|| Bytes::copy_from_slice(self.prefix.as_str().as_bytes()));
         let mut kv = client.kv();
-        let response = match tokio::time::timeout(PAGE_TIMEOUT, kv.get(from, Some(options))).await {
+        let after = self.connection.timeout().unwrap_or(PAGE_TIMEOUT);
+        let response = match tokio::time::timeout(after, kv.get(from, Some(options))).await {
             Ok(Ok(response)) => response.0,
             Ok(Err(error)) => return Err(self.page_failed(&client, limit, error.into())),
-            Err(_) => return Err(self.page_failed(&client, limit, SourceError::Timeout(PAGE_TIMEOUT))),
+            Err(_) => return Err(self.page_failed(&client, limit, SourceError::Timeout(after))),
         };
         let header = response.header.unwrap_or_default();
         let bytes = response.kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
@@ -259,7 +267,9 @@ impl Source for EtcdSource {
         let client = self.connection.client().await?;
         let opening = async {
             // Progress answers overtook events before etcd 3.4.25 and 3.5.8.
-            let version = client.maintenance().status().await?;
+            // Who may not ask for the version (in 3.6.2 only root may) watches all the same, and takes no progress for proof.
+            let status = client.maintenance().status().await;
+            let progress_is_proof = status.is_ok_and(|status| progress_is_proof(status.version()));
             // From late in 3.5 on, etcd tells no progress of a watch that begins above the store's own revision (mvcc's
             // `progressIfSync`): over an etcd that nobody writes to, one that began after what was listed would seem
             // dead. So it begins with what was listed last, which is left out.
@@ -267,14 +277,15 @@ impl Source for EtcdSource {
             let options =
                 WatchOptions::new().with_range(self.prefix.range_end()).with_start_revision(start).with_fragment();
             let stream = client.watch().watch(self.prefix.as_str(), Some(options)).await?;
-            Ok::<_, etcd_client::Error>((progress_is_proof(version.version()), stream))
+            Ok::<_, etcd_client::Error>((progress_is_proof, stream))
         };
-        match tokio::time::timeout(REQUEST_TIMEOUT, opening).await {
+        let after = self.connection.request_timeout();
+        match tokio::time::timeout(after, opening).await {
             Ok(Ok((progress_is_proof, stream))) => {
                 Ok(EtcdWatch { source: self.clone(), client, stream, from, progress_is_proof })
             }
             Ok(Err(error)) => Err(self.failed(&client, error.into())),
-            Err(_) => Err(self.failed(&client, SourceError::Timeout(REQUEST_TIMEOUT))),
+            Err(_) => Err(self.failed(&client, SourceError::Timeout(after))),
         }
     }
 }
