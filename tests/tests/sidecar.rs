@@ -257,7 +257,7 @@ async fn a_check_that_passed_while_etcd_was_away_counts() {
     job.stdout_line("the command runs", seconds(10), |line| (line == "up").then_some(())).await;
     etcd.start().await;
     assert_eq!(endpoints(&etcd, KEY).await, ["http://127.0.0.1:80"]);
-    job.signal("INT");
+    job.signal("TERM");
     job.ended(seconds(10)).await;
     assert!(etcd.get(KEY).await.is_none());
 }
@@ -314,8 +314,8 @@ async fn a_service_manager_is_told() {
     }
 }
 
-/// A command that starts `rollcall` as the first process of a namespace of its own; none where that is not allowed.
-fn as_first_process(etcd: &str, args: &[&str]) -> Option<Command> {
+/// A command that starts `inner` as the first process of a namespace of its own; none where that is not allowed.
+fn as_first_process(inner: &Command) -> Option<Command> {
     // Who may not, becomes root in a namespace of users of its own.
     let ways: [&[&str]; 2] = [&[], &["--user", "--map-root-user"]];
     let own = ["--pid", "--fork", "--kill-child", "--mount-proc", "--"];
@@ -323,7 +323,6 @@ fn as_first_process(etcd: &str, args: &[&str]) -> Option<Command> {
         let tried = Command::new("unshare").args(**way).args(own).arg("true").stderr(Stdio::null()).status();
         tried.is_ok_and(|status| status.success())
     };
-    let inner = command(etcd, args);
     let mut outer = Command::new("unshare");
     outer.args(*ways.iter().find(may)?).args(own).arg(inner.get_program()).args(inner.get_args());
     Some(outer)
@@ -344,24 +343,37 @@ async fn reaped(pid: u32) {
     .await;
 }
 
+#[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn as_the_first_process_of_a_container_it_reaps_and_passes_on() {
+    become_it(reap_from_here);
     let etcd = Etcd::spawn().await;
-    let Some(outer) = as_first_process(&etcd.url(), &["--", "sh", "-c", ORPHANS]) else {
-        eprintln!("no namespace of processes may be made here: only what reaps below a reaper is tested");
-        return;
+    let inner = command(&etcd.url(), &["--", "sh", "-c", ORPHANS]);
+    let name = "as_the_first_process_of_a_container_it_reaps_and_passes_on";
+    let (outer, has_namespace) = match as_first_process(&inner) {
+        Some(outer) => (outer, true),
+        None => (again(name, &inner), false),
     };
     let mut outer = start(outer);
-    outer.stdout_line("the orphans are left", seconds(10), |line| (line == "left").then_some(())).await;
+    outer.stdout_line("the orphans are left", seconds(10), |line| line.ends_with("left").then_some(())).await;
     etcd.key_stands(KEY, true, seconds(15)).await;
-    let first = eventually("it runs in its namespace", seconds(5), || async {
-        let inside = children(outer.pid());
-        inside.iter().find(|(_, line)| line.contains("register")).map(|(pid, _)| *pid).ok_or(inside)
-    })
-    .await;
-    let status = std::fs::read_to_string(format!("/proc/{first}/status")).unwrap();
-    let numbers = status.lines().find(|line| line.starts_with("NSpid:")).unwrap_or_default();
-    assert!(numbers.ends_with("\t1"), "it is not the first process there: {numbers:?}");
+    let first = if has_namespace {
+        let first = eventually("it runs in its namespace", seconds(5), || async {
+            let inside = children(outer.pid());
+            inside.iter().find(|(_, line)| line.contains("register")).map(|(pid, _)| *pid).ok_or(inside)
+        })
+        .await;
+        let status = std::fs::read_to_string(format!("/proc/{first}/status")).unwrap();
+        let numbers = status.lines().find(|line| line.starts_with("NSpid:")).unwrap_or_default();
+        assert!(numbers.ends_with("\t1"), "it is not the first process there: {numbers:?}");
+        first
+    } else {
+        // A container may forbid it, as Docker's seccomp profile does. What is orphaned comes to a reaper all the same.
+        eprintln!(
+            "unshare(1) may make no namespace of processes here: tested as a reaper that is not the first process"
+        );
+        outer.pid()
+    };
     reaped(first).await;
     send(first, "USR1");
     outer.stdout_line("a signal comes through", seconds(10), |line| (line == "usr1").then_some(())).await;
@@ -373,25 +385,39 @@ async fn as_the_first_process_of_a_container_it_reaps_and_passes_on() {
 /// Names to a child of this test's what it is to become.
 const BECOME: &str = "ROLLCALL_TEST_BECOME";
 
+/// Becomes what [`BECOME`] names, where this is such a child; what `prepare` does for this process stays done.
+fn become_it(prepare: impl FnOnce()) {
+    let Ok(line) = std::env::var(BECOME) else { return };
+    prepare();
+    let words: Vec<String> = serde_json::from_str(&line).expect("it is a list of words");
+    let error = std::os::unix::process::CommandExt::exec(Command::new(&words[0]).args(&words[1..]));
+    panic!("{}: {error}", words[0]);
+}
+
+/// Starts the test named `name` again, to become `inner` by [`become_it`].
+fn again(name: &str, inner: &Command) -> Command {
+    let words: Value =
+        [inner.get_program()].into_iter().chain(inner.get_args()).map(|word| word.to_string_lossy()).collect();
+    let mut again = Command::new(std::env::current_exe().expect("it is a file"));
+    again.args([name, "--exact", "--nocapture"]).env(BECOME, words.to_string());
+    again
+}
+
+/// Makes this process one to which orphans below it come.
+#[cfg(target_os = "linux")]
+fn reap_from_here() {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("Linux has reapers");
+}
+
 /// Orphans come to the nearest reaper above them. This test starts itself again, becomes one, and then `rollcall`: who
 /// reaps stays who reaps.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_orphaned_below_it_is_reaped_and_its_commands_end_is_not_taken() {
-    if let Ok(line) = std::env::var(BECOME) {
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("Linux has reapers");
-        let words: Vec<String> = serde_json::from_str(&line).unwrap();
-        let error = std::os::unix::process::CommandExt::exec(Command::new(&words[0]).args(&words[1..]));
-        panic!("{}: {error}", words[0]);
-    }
+    become_it(reap_from_here);
     let etcd = Etcd::spawn().await;
     let inner = command(&etcd.url(), &["--", "sh", "-c", ORPHANS]);
-    let words: Vec<String> =
-        [inner.get_program()].into_iter().chain(inner.get_args()).map(|word| word.to_string_lossy().into()).collect();
-    let mut again = Command::new(std::env::current_exe().unwrap());
-    let name = "what_is_orphaned_below_it_is_reaped_and_its_commands_end_is_not_taken";
-    again.args([name, "--exact", "--nocapture"]).env(BECOME, serde_json::to_string(&words).unwrap());
-    let mut job = start(again);
+    let mut job = start(again("what_is_orphaned_below_it_is_reaped_and_its_commands_end_is_not_taken", &inner));
     job.stdout_line("the orphans are left", seconds(10), |line| line.ends_with("left").then_some(())).await;
     reaped(job.pid()).await;
     etcd.key_stands(KEY, true, seconds(15)).await;
@@ -413,4 +439,85 @@ async fn one_that_nohup_started_outlives_its_terminal() {
     job.signal("USR2");
     // What comes after the hangup is heard: the hangup was not.
     assert_eq!(job.ended(seconds(10)).await.code(), Some(128 + 12), "{:?}", job.stderr());
+}
+
+/// Names to a child of this test's the terminal that is to control it.
+const TERMINAL: &str = "ROLLCALL_TEST_TERMINAL";
+
+/// What the terminal sends for Ctrl-C.
+const CTRL_C: &[u8] = b"\x03";
+
+/// Goes on after a SIGINT, and counts them.
+const LIVES_ON: &str = "n=0; trap 'n=$((n+1)); echo int $n' INT; echo up; while :; do sleep 0.05; done";
+
+/// `rollcall` with a terminal that controls it, and an input that comes from elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_reaches_the_command_by_the_terminal_and_an_order_from_elsewhere_does_too() {
+    // The first terminal that who leads a session opens is the one that controls it.
+    become_it(|| {
+        rustix::process::setsid().expect("it leads no group of processes");
+        let path = std::env::var(TERMINAL).expect("it is named beside what to become");
+        std::mem::forget(std::fs::OpenOptions::new().read(true).write(true).open(path).expect("the terminal is there"));
+    });
+    let etcd = Etcd::spawn().await;
+    for by_key in [true, false] {
+        let terminal = rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY).unwrap();
+        rustix::pty::grantpt(&terminal).unwrap();
+        rustix::pty::unlockpt(&terminal).unwrap();
+        let path = rustix::pty::ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
+        let inner = command(&etcd.url(), &["--", "sh", "-c", LIVES_ON]);
+        let mut outer =
+            again("ctrl_c_reaches_the_command_by_the_terminal_and_an_order_from_elsewhere_does_too", &inner);
+        outer.env(TERMINAL, path);
+        let mut job = start(outer);
+        job.stdout_line("the command runs", seconds(10), |line| line.ends_with("up").then_some(())).await;
+        etcd.key_stands(KEY, true, seconds(15)).await;
+        let pressed = tokio::time::Instant::now();
+        if by_key {
+            rustix::io::write(&terminal, CTRL_C).unwrap();
+            job.stdout_line("the terminal tells the command", seconds(10), |line| (line == "int 1").then_some(()))
+                .await;
+        } else {
+            // As `docker kill -s INT` would: with a terminal, and past it.
+            job.signal("INT");
+        }
+        etcd.key_stands(KEY, false, seconds(10)).await;
+        // One that lives on is told by the program itself, but not as by who presses the key twice.
+        let last = if by_key { "int 2" } else { "int 1" };
+        job.stdout_line("the command is told after all", seconds(15), |line| (line == last).then_some(())).await;
+        assert!(pressed.elapsed() >= seconds(5), "it came at once: {:?}", job.stdout());
+        job.signal("TERM");
+        assert_eq!(job.ended(seconds(10)).await.code(), Some(143), "{:?}", job.stderr());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_a_script_put_into_the_background_is_spared_ctrl_c() {
+    let etcd = Etcd::spawn().await;
+    let inner = command(&etcd.url(), &["--", "sh", "-c", FOREVER]);
+    // A shell without job control starts with both ignored what it does not wait for.
+    let mut outer = Command::new("sh");
+    outer.args(["-c", "\"$@\" & echo pid $!; wait", "sh"]).arg(inner.get_program()).args(inner.get_args());
+    let mut job = start(outer);
+    let pid = job.stdout_line("it starts", seconds(10), |line| line.strip_prefix("pid ")?.parse().ok()).await;
+    etcd.key_stands(KEY, true, seconds(10)).await;
+    send(pid, "INT");
+    send(pid, "QUIT");
+    send(pid, "TERM");
+    // Of what came before, neither was heard: the command's end is that by SIGTERM.
+    eventually("it ends", seconds(10), || async { if is_running(pid) { Err(job.stderr()) } else { Ok(()) } }).await;
+    assert!(etcd.get(KEY).await.is_none());
+    job.ended(seconds(10)).await;
+
+    // Without a command it is the script's own, and SIGINT ends it.
+    let inner = command(&etcd.url(), &[]);
+    let mut outer = Command::new("sh");
+    let script = "\"$@\" & echo pid $!; wait $!; echo \"code $?\"";
+    outer.args(["-c", script, "sh"]).arg(inner.get_program()).args(inner.get_args());
+    let mut job = start(outer);
+    let pid = job.stdout_line("it starts", seconds(10), |line| line.strip_prefix("pid ")?.parse().ok()).await;
+    etcd.key_stands(KEY, true, seconds(10)).await;
+    send(pid, "INT");
+    job.stdout_line("it ends", seconds(10), |line| (line == "code 0").then_some(())).await;
+    assert!(etcd.get(KEY).await.is_none());
 }
