@@ -1,6 +1,11 @@
 //! What is read from etcd for each event of a service with many instances, beside go-kratos' watcher, which reads them all.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use etcd_client::{Client, GetOptions, WatchOptions};
 use rollcall_registry::{Discovery, DiscoveryConfig, Layout};
@@ -22,19 +27,17 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// For how long nothing must come before all is taken to have come. Less than the pings of an idle connection.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Where `cargo xtask interop` builds its program on go-kratos.
-const KRATOS: &str = "target/interop/kratos";
-
 /// Measures, and prints.
 pub async fn measure(plan: Plan) -> anyhow::Result<()> {
     let events = if plan.quick { 20 } else { 100 };
     println!("bytes read from etcd for an event, {INSTANCES} instances, {events} events");
     let ours = discovery(events).await?;
     let by_hand = Box::pin(watch_and_range(events)).await?;
-    let kratos = if fs::exists(KRATOS)? { kratos(events).await? } else { f64::NAN };
+    let program = kratos_program();
+    let kratos = if program.is_file() { kratos(&program, events).await? } else { f64::NAN };
     let mut table = Table::new(&["bytes"]);
     table.row("Discovery", &[(ours, 0)]);
-    let built = if kratos.is_nan() { " (`cargo xtask interop` builds it)" } else { "" };
+    let built = if kratos.is_nan() { " (wants a Go: `cargo xtask bench client` builds it)" } else { "" };
     table.row(format!("go-kratos v2's watcher{built}"), &[(kratos, 0)]);
     table.row("the same by hand: a watch of keys, and a range at each event", &[(by_hand, 0)]);
     table.print();
@@ -85,12 +88,18 @@ async fn watch_and_range(events: u32) -> anyhow::Result<f64> {
     Ok(read)
 }
 
+/// The program of `tests/interop` on go-kratos, where it is built.
+fn kratos_program() -> PathBuf {
+    let beside_this = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/interop");
+    env::var_os("ROLLCALL_INTEROP").map_or_else(beside_this, PathBuf::from).join("kratos")
+}
+
 /// The real one, in a program that calls the service by its name; that nobody answers does not stop its watcher.
-async fn kratos(events: u32) -> anyhow::Result<f64> {
+async fn kratos(program: &Path, events: u32) -> anyhow::Result<f64> {
     let (etcd, line) = filled().await;
-    let mut command = Command::new(Path::new(KRATOS).canonicalize()?);
+    let mut command = Command::new(program);
     command.args(["call", "--etcd", &line.address(), "--name", SERVICE, "--over", "grpc", "--count", "0"]);
-    let mut process = Process::start("go-kratos", command, "build it: `cargo xtask interop`");
+    let mut process = Process::start("go-kratos", command, "build it: `cargo xtask bench client`");
     process.stdout_line("it calls", seconds(20), |line| line.starts_with("ERR").then_some(())).await;
     Ok(read(&line, &etcd, events).await)
 }

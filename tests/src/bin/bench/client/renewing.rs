@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use rollcall_tests::Etcd;
 use tokio::time::sleep;
 
@@ -38,7 +38,9 @@ pub async fn measure(plan: Plan) -> anyhow::Result<()> {
     );
     let (mut ours, mut raw) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        ours.push(kept("keep", length).await?);
+        let run = kept("keep", length).await?;
+        ensure!(run.kept >= f64::from(COUNT), "of {COUNT} registrations {} still stand", run.kept);
+        ours.push(run);
         raw.push(kept("keep-by-hand", length).await?);
     }
     let mut table = Table::new(&["CPU %", "etcd CPU %", "streams", "MiB", "kept"]);
