@@ -150,6 +150,11 @@ impl Channel {
         endpoint("localhost").map_err(ChannelError::Endpoint)?;
         let name = service.to_owned();
         let make = move |address: &Address| match endpoint(address.as_str()) {
+            // What else stands there would be taken for the scheme's own port.
+            Ok(endpoint) if endpoint.uri().port_u16().is_none() => {
+                warn!(service = name, %address, "an address that cannot be called: it has no port");
+                None
+            }
             Ok(endpoint) => {
                 Some(Line { channel: endpoint.connect_lazy(), stands: AtomicBool::new(false), refused: Notify::new() })
             }

@@ -147,3 +147,60 @@ impl<'pool, T> Tries<'pool, T> {
 fn is_among<T>(tried: &[Address]) -> impl Fn(&Node<T>) -> bool {
     |node| tried.contains(node.address())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use rollcall_shared::ServiceInstance;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::{
+        balance::{Ejection, Protocol},
+        call::{CallConfig, WhenEmpty, pool::Pool},
+        discovery::ServiceView,
+    };
+
+    const TIME: Duration = Duration::from_secs(30);
+
+    fn pool() -> (Pool<()>, watch::Sender<ServiceView>) {
+        let (list, view) = watch::channel(ServiceView { known: true, ..ServiceView::default() });
+        let config = CallConfig {
+            when_empty: WhenEmpty::Wait(TIME),
+            timeout: Some(TIME),
+            ejection: Ejection { failures_in_a_row: 1, ..Ejection::default() },
+            ..CallConfig::default()
+        };
+        (Pool::new("orders", Protocol::Grpc, config, view, (), |_| Some(())), list)
+    }
+
+    fn somebody() -> ServiceView {
+        let instance = ServiceInstance { endpoints: vec!["grpc://h:1".into()], ..ServiceInstance::default() };
+        ServiceView { known: true, instances: [Arc::new(instance)].into(), ..ServiceView::default() }
+    }
+
+    /// Whether anybody is left out.
+    fn is_anybody_left_out(pool: &Pool<()>) -> bool {
+        pool.balancer.due(1, Instant::now()).1.is_some()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_instance_is_not_blamed_for_the_time_that_it_was_waited_for() {
+        for (waited_s, blamed) in [(0, true), (29, false)] {
+            let (pool, list) = pool();
+            let began = Instant::now();
+            tokio::spawn(async move {
+                sleep(Duration::from_secs(waited_s)).await;
+                list.send_replace(somebody());
+                pending::<()>().await;
+            });
+            let mut tries = Tries::new(&pool, false, None);
+            let one = tries.next().await.unwrap();
+            assert_eq!((one.began - began).as_secs(), waited_s, "its latency counts from here on");
+            assert!(matches!(tries.in_time(&one, pending::<()>()).await, Err(CallError::TimedOut { .. })));
+            assert_eq!(began.elapsed().as_secs(), 30, "the deadline stays where it was");
+            assert_eq!(is_anybody_left_out(&pool), blamed, "after {waited_s} s");
+        }
+    }
+}
