@@ -494,30 +494,25 @@ async fn ctrl_c_reaches_the_command_by_the_terminal_and_an_order_from_elsewhere_
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_a_script_put_into_the_background_is_spared_ctrl_c() {
     let etcd = Etcd::spawn().await;
-    let inner = command(&etcd.url(), &["--", "sh", "-c", FOREVER]);
-    // A shell without job control starts with both ignored what it does not wait for.
-    let mut outer = Command::new("sh");
-    outer.args(["-c", "\"$@\" & echo pid $!; wait", "sh"]).arg(inner.get_program()).args(inner.get_args());
-    let mut job = start(outer);
-    let pid = job.stdout_line("it starts", seconds(10), |line| line.strip_prefix("pid ")?.parse().ok()).await;
-    etcd.key_stands(KEY, true, seconds(10)).await;
-    send(pid, "INT");
-    send(pid, "QUIT");
-    send(pid, "TERM");
-    // Of what came before, neither was heard: the command's end is that by SIGTERM.
-    eventually("it ends", seconds(10), || async { if is_running(pid) { Err(job.stderr()) } else { Ok(()) } }).await;
-    assert!(etcd.get(KEY).await.is_none());
-    job.ended(seconds(10)).await;
-
-    // Without a command it is the script's own, and SIGINT ends it.
-    let inner = command(&etcd.url(), &[]);
-    let mut outer = Command::new("sh");
-    let script = "\"$@\" & echo pid $!; wait $!; echo \"code $?\"";
-    outer.args(["-c", script, "sh"]).arg(inner.get_program()).args(inner.get_args());
-    let mut job = start(outer);
-    let pid = job.stdout_line("it starts", seconds(10), |line| line.strip_prefix("pid ")?.parse().ok()).await;
-    etcd.key_stands(KEY, true, seconds(10)).await;
-    send(pid, "INT");
-    job.stdout_line("it ends", seconds(10), |line| (line == "code 0").then_some(())).await;
-    assert!(etcd.get(KEY).await.is_none());
+    for (args, signals, code) in [
+        // Of the first two neither is heard: the command ends by the third.
+        (&["--", "sh", "-c", FOREVER][..], &["INT", "QUIT", "TERM"][..], "code 143"),
+        // Without a command it is the script's own, and SIGINT has to end it.
+        (&[], &["INT"], "code 0"),
+    ] {
+        let inner = command(&etcd.url(), args);
+        // A shell without job control starts what it does not wait for with both ignored.
+        let mut outer = Command::new("sh");
+        let script = "\"$@\" & echo pid $!; wait $!; echo code $?";
+        outer.args(["-c", script, "sh"]).arg(inner.get_program()).args(inner.get_args());
+        let mut job = start(outer);
+        let pid = job.stdout_line("it starts", seconds(10), |line| line.strip_prefix("pid ")?.parse().ok()).await;
+        etcd.key_stands(KEY, true, seconds(15)).await;
+        for signal in signals {
+            send(pid, signal);
+        }
+        let ended = job.stdout_line("it ends", seconds(10), |line| line.starts_with("code ").then(|| line.to_owned()));
+        assert_eq!(ended.await, code, "{:?}", job.stderr());
+        assert!(etcd.get(KEY).await.is_none());
+    }
 }
