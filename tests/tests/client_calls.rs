@@ -26,10 +26,10 @@ use rollcall_tests::{
 use tonic::{
     Code, Status,
     codegen::http::uri::PathAndQuery,
-    transport::{Certificate, ClientTlsConfig, Identity},
+    transport::{Certificate, ClientTlsConfig},
 };
 
-use fleet::{Breaker, Instance, NAME, NEVER, UNAVAILABLE};
+use fleet::{Breaker, ELSEWHERE, Instance, NAME, NEVER, UNAVAILABLE};
 use load::Load;
 
 const TARGET: &str = "discovery:///helloworld";
@@ -440,6 +440,7 @@ async fn a_service_in_trouble_is_not_buried_in_retries() {
             } else {
                 let response = http.get(&format!("{TARGET}/{UNAVAILABLE}")).send().await.unwrap();
                 assert_eq!(response.status(), 503);
+                assert!(response.extensions().get::<AnsweredBy>().is_some(), "it does not say who gave it");
             }
         }
         let tries = reached() - before;
@@ -452,8 +453,7 @@ async fn tls_is_spoken_with_whom_it_is_agreed_with() {
     let etcd = Etcd::spawn().await;
     let registry = registry(&etcd);
     let key = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let identity = Identity::from_pem(key.cert.pem(), key.signing_key.serialize_pem());
-    let (secure, plain) = (Instance::start_with("secure", Some(identity)), Instance::start("plain"));
+    let (secure, plain) = (Instance::start_secured("secure", &key), Instance::start("plain"));
     let _secure = secure.register(&registry).await;
 
     let config = CallConfig { security: Security::Tls, ..CallConfig::default() };
@@ -462,6 +462,10 @@ async fn tls_is_spoken_with_whom_it_is_agreed_with() {
     let channel = Channel::connect_with(TARGET, registry.discovery(), config.clone(), with).unwrap();
     let trusting = GreeterClient::new(channel);
     eventually("the secure instance answers", SOON, || async { say(&trusting, "you").await.map(drop) }).await;
+    let authority = reqwest::Certificate::from_pem(key.cert.pem().as_bytes()).unwrap();
+    let http = reqwest::Client::builder().no_proxy().tls_certs_only([authority]).build().unwrap();
+    let https = Client::with(http, registry.discovery(), config.clone());
+    assert_eq!(get(&https, "hello").await.unwrap(), "secure");
 
     // Who speaks no TLS does not see it, and the other way round.
     let insecure = greeter(&registry, CallConfig::default());
@@ -470,6 +474,22 @@ async fn tls_is_spoken_with_whom_it_is_agreed_with() {
     let _plain = plain.register(&registry).await;
     answered_by_soon(&insecure, "plain").await;
     assert_eq!(answers(&trusting, 10).await.into_keys().collect::<Vec<_>>(), ["secure"]);
+    let insecure = client(&registry, CallConfig::default());
+    for _ in 0..10 {
+        assert_eq!(get(&https, "hello").await.unwrap(), "secure");
+        assert_eq!(get(&insecure, "hello").await.unwrap(), "plain");
+    }
+
+    // Early versions of go-kratos say it with the query.
+    let early = secure.said.endpoints.iter().map(|endpoint| endpoint.replacen("s://", "://", 1) + "?isSecure=true");
+    let early = ServiceInstance { name: "early".into(), endpoints: early.collect(), ..secure.said.clone() };
+    let _early = registry.register(&early).await.unwrap();
+    eventually("who says it with the query is called over TLS", SOON, || async {
+        https.get("discovery:///early/hello").send().await.map(drop)
+    })
+    .await;
+    let answer = insecure.get("discovery:///early/hello").send().await;
+    assert!(matches!(answer, Err(Error::Call(CallError::NoEndpoint { scheme: "http", .. }))), "{answer:?}");
 
     // A certificate that nobody vouches for is not taken.
     let before = secure.calls();
@@ -481,7 +501,75 @@ async fn tls_is_spoken_with_whom_it_is_agreed_with() {
         }
     })
     .await;
+    let answer = get(&client(&registry, CallConfig { security: Security::Tls, ..patient() }), "hello").await;
+    assert!(matches!(&answer, Err(Error::Http(error)) if error.is_connect()), "{answer:?}");
     assert_eq!(secure.calls(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_that_are_no_addresses_cost_no_call() {
+    let etcd = Etcd::spawn().await;
+    let registry = registry(&etcd);
+    let sound = Instance::start("sound");
+    let _sound = sound.register(&registry).await;
+    for (number, address) in ["127.0.0.1:80800", ":8080", "a host:80", "[::1:80", "127.0.0.1:80 "].iter().enumerate() {
+        let junk =
+            format!(r#"{{"id":"{number}","name":"{NAME}","endpoints":["http://{address}","grpc://{address}"]}}"#);
+        etcd.put(&format!("/microservices/{NAME}/{number}"), junk).await;
+    }
+    // Nothing that is called in vain would be tried again.
+    let config = CallConfig { retry: Retry::never(), ..patient() };
+    let (greeter, http) = (greeter(&registry, config.clone()), client(&registry, config));
+    eventually("all of them are known", SOON, || async {
+        let known = registry.get_service(NAME).await.map_err(|error| error.to_string())?.len();
+        if known == 6 { Ok(()) } else { Err(known.to_string()) }
+    })
+    .await;
+    for _ in 0..30 {
+        assert_eq!(say(&greeter, "you").await.unwrap(), "sound");
+        assert_eq!(get(&http, "hello").await.unwrap(), "sound");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_names_a_user_comes_back_as_others_do() {
+    let etcd = Etcd::spawn().await;
+    let registry = registry(&etcd);
+    let (a, mut b) = (Instance::start("a"), Instance::start("b"));
+    b.said.endpoints.iter_mut().for_each(|endpoint| *endpoint = endpoint.replacen("://", "://user@", 1));
+    let key = format!("/microservices/{NAME}/b");
+    let [http, grpc] = &b.said.endpoints[..] else { panic!("{:?}", b.said) };
+    etcd.put(&key, format!(r#"{{"id":"b","name":"{NAME}","endpoints":["{http}","{grpc}"]}}"#)).await;
+    let _registered = a.register(&registry).await;
+    let config = CallConfig { retry: Retry::all(), ..patient() };
+    let (greeter, http) = (greeter(&registry, config.clone()), client(&registry, config));
+    answered_by(&greeter, &["a", "b"]).await;
+    b.kill();
+    answered_by(&greeter, &["a"]).await;
+    for _ in 0..10 {
+        assert_eq!(get(&http, "hello").await.unwrap(), "a");
+    }
+    b.revive();
+    answered_by(&greeter, &["a", "b"]).await;
+    eventually("it gets requests, too", SOON, || async {
+        match get(&http, "hello").await {
+            Ok(id) if id == "b" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_an_instance_sends_its_caller_is_the_callers_to_see() {
+    let etcd = Etcd::spawn().await;
+    let registry = registry(&etcd);
+    let fleet = ["a", "b"].map(Instance::start);
+    let _registrations = [fleet[0].register(&registry).await, fleet[1].register(&registry).await];
+    let http = client(&registry, CallConfig { retry: Retry::all(), ..patient() });
+    let answer = http.post(&format!("{TARGET}/{ELSEWHERE}")).send().await.unwrap();
+    assert_eq!(answer.status(), 303);
+    assert_eq!(fleet.iter().map(Instance::calls).sum::<usize>(), 1, "it is carried out once");
 }
 
 async fn answered_by_soon(greeter: &GreeterClient<Channel>, id: &str) {
@@ -541,7 +629,13 @@ async fn the_helloworld_programs_find_each_other_and_leave_without_a_failed_call
         greetings(&greeter),
         Load::start(move || {
             let request = http.post(&format!("{TARGET}/nowhere"));
-            async move { request.send().await.map(drop).map_err(|error| format!("{error:?}")) }
+            async move {
+                match request.send().await {
+                    // By a server that lives and does not know that path.
+                    Ok(answer) if answer.status() == 404 => Ok(()),
+                    other => Err(format!("{other:?}")),
+                }
+            }
         }),
     ];
     for load in &load {

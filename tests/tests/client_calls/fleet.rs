@@ -13,7 +13,7 @@ use std::{
 use axum::{
     Router,
     extract::State,
-    http::{HeaderName, StatusCode},
+    http::{HeaderName, StatusCode, header},
     routing::any,
 };
 use rollcall_helloworld::{
@@ -21,7 +21,12 @@ use rollcall_helloworld::{
     greeter_server::{Greeter, GreeterServer},
 };
 use rollcall_registry::{Registration, Registry, ServiceInstance};
-use tokio::{io::AsyncReadExt as _, runtime::Runtime, task::AbortHandle};
+use tokio::{io::AsyncReadExt as _, net::TcpStream, runtime::Runtime, task::AbortHandle};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{ServerConfig, pki_types::PrivatePkcs8KeyDer},
+    server::TlsStream,
+};
 use tonic::{
     Request, Response, Status,
     transport::{Identity, Server, ServerTlsConfig, server::TcpIncoming},
@@ -39,6 +44,8 @@ struct Hello {
 
 /// What a caller may ask for besides its greeting: to be told that the instance is not available.
 pub const UNAVAILABLE: &str = "unavailable";
+/// Where HTTP is told to look elsewhere, at an address that takes no connection.
+pub const ELSEWHERE: &str = "elsewhere";
 /// What is never answered.
 pub const NEVER: &str = "never";
 
@@ -59,8 +66,54 @@ async fn hello(State(hello): State<Hello>, uri: axum::http::Uri) -> (StatusCode,
     let asked = [(HeaderName::from_static("x-asked"), uri.to_string())];
     match uri.path().trim_matches('/') {
         UNAVAILABLE => (StatusCode::SERVICE_UNAVAILABLE, asked, String::new()),
+        ELSEWHERE => (StatusCode::SEE_OTHER, [(header::LOCATION, "http://127.0.0.1:1/".to_owned())], String::new()),
         NEVER => std::future::pending().await,
         _ => (StatusCode::OK, asked, hello.id),
+    }
+}
+
+/// Who a greeter is over TLS.
+#[derive(Clone)]
+struct Secured {
+    grpc: Identity,
+    http: TlsAcceptor,
+}
+
+impl Secured {
+    fn by(key: &rcgen::CertifiedKey<rcgen::KeyPair>) -> Self {
+        let private = PrivatePkcs8KeyDer::from(key.signing_key.serialize_der());
+        let http = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![key.cert.der().clone()], private.into())
+            .expect("the key fits");
+        Self {
+            grpc: Identity::from_pem(key.cert.pem(), key.signing_key.serialize_pem()),
+            http: TlsAcceptor::from(Arc::new(http)),
+        }
+    }
+}
+
+/// Takes connections over TLS. Who does not get through the handshake is nobody's concern.
+struct Secure {
+    listener: tokio::net::TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl axum::serve::Listener for Secure {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+        loop {
+            let Ok((connection, address)) = self.listener.accept().await else { continue };
+            if let Ok(connection) = self.acceptor.accept(connection).await {
+                return (connection, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
     }
 }
 
@@ -70,7 +123,7 @@ pub struct Instance {
     pub said: ServiceInstance,
     hello: Hello,
     ports: [SocketAddr; 2],
-    identity: Option<Identity>,
+    secured: Option<Secured>,
     runtime: Option<Runtime>,
 }
 
@@ -80,17 +133,21 @@ impl Instance {
         Self::start_with(id, None)
     }
 
-    /// Starts one that speaks gRPC over TLS, as `identity`.
-    pub fn start_with(id: &str, identity: Option<Identity>) -> Self {
+    /// Starts one that speaks both over TLS, by `key`.
+    pub fn start_secured(id: &str, key: &rcgen::CertifiedKey<rcgen::KeyPair>) -> Self {
+        Self::start_with(id, Some(Secured::by(key)))
+    }
+
+    fn start_with(id: &str, secured: Option<Secured>) -> Self {
         // A runtime of its own is what can be killed with all that it holds.
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let hello = Hello { id: id.to_owned(), calls: Arc::default() };
         let said = ServiceInstance { id: id.to_owned(), name: NAME.to_owned(), ..ServiceInstance::default() };
-        let mut instance = Self { said, hello, ports: [any; 2], identity, runtime: None };
+        let mut instance = Self { said, hello, ports: [any; 2], secured, runtime: None };
         instance.revive();
         let [http, grpc] = instance.ports;
-        let scheme = if instance.identity.is_some() { "grpcs" } else { "grpc" };
-        instance.said.endpoints = vec![format!("http://{http}"), format!("{scheme}://{grpc}")];
+        let end = if instance.secured.is_some() { "s" } else { "" };
+        instance.said.endpoints = vec![format!("http{end}://{http}"), format!("grpc{end}://{grpc}")];
         instance
     }
 
@@ -104,11 +161,13 @@ impl Instance {
         let entered = runtime.enter();
         let [http, grpc] = self.ports.map(listen);
         self.ports = [&http, &grpc].map(|listener| listener.local_addr().expect("it is bound"));
-        runtime
-            .spawn(axum::serve(http, Router::new().fallback(any(hello)).with_state(self.hello.clone())).into_future());
+        let app = Router::new().fallback(any(hello)).with_state(self.hello.clone());
         let mut server = Server::builder();
-        if let Some(identity) = &self.identity {
-            server = server.tls_config(ServerTlsConfig::new().identity(identity.clone())).expect("the key fits");
+        if let Some(secured) = &self.secured {
+            runtime.spawn(axum::serve(Secure { listener: http, acceptor: secured.http.clone() }, app).into_future());
+            server = server.tls_config(ServerTlsConfig::new().identity(secured.grpc.clone())).expect("the key fits");
+        } else {
+            runtime.spawn(axum::serve(http, app).into_future());
         }
         let greeter = GreeterServer::new(self.hello.clone());
         runtime.spawn(server.add_service(greeter).serve_with_incoming(TcpIncoming::from(grpc)));

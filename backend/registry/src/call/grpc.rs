@@ -150,9 +150,9 @@ impl Channel {
         endpoint("localhost").map_err(ChannelError::Endpoint)?;
         let name = service.to_owned();
         let make = move |address: &Address| match endpoint(address.as_str()) {
-            // What else stands there would be taken for the scheme's own port.
-            Ok(endpoint) if endpoint.uri().port_u16().is_none() => {
-                warn!(service = name, %address, "an address that cannot be called: it has no port");
+            // No host would be looked up as one, and what is no port be taken for the scheme's own.
+            Ok(endpoint) if endpoint.uri().host().is_none_or(str::is_empty) || endpoint.uri().port_u16().is_none() => {
+                warn!(service = name, %address, "an address that cannot be called: it is no host and port");
                 None
             }
             Ok(endpoint) => {
