@@ -117,12 +117,14 @@ impl Lifecycle {
         let mut signals = Signals::listen()?;
         let mut serving = std::pin::pin!(serving);
         tokio::select! {
+            // What stops at the same signal was told to.
+            biased;
+            () = signals.next() => {}
+            () = self.told.cancelled() => {}
             () = &mut serving => {
                 deregister(registrations, self.deregister_timeout).await;
                 return Ok(Ended::ByItself);
             }
-            () = signals.next() => {}
-            () = self.told.cancelled() => {}
         }
         let orderly = async {
             // It goes on serving while it says that it will not. What stops by itself, at the same signal perhaps, is

@@ -58,7 +58,7 @@ struct Standing {
     lease: Option<LeaseId>,
     create_revision: Revision,
     mod_revision: Revision,
-    pub(super) value: Vec<u8>,
+    value: Vec<u8>,
 }
 
 impl Tenure {
