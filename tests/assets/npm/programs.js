@@ -184,6 +184,20 @@ const verbs = async ({ rollcall, connect, RollcallError, options, tell, signal }
   const mute = await refused('a fetch that heeds no signal is not waited for', () => deaf.services({ timeoutMs: 20 }));
   same('it took too long', [mute.kind, mute.message.includes('does not answer within 0.02 s')], ['unreachable', true]);
 
+  let say;
+  const renewing = new Promise((resolve) => (say = resolve));
+  const stuck = await connect(options.base, { token, fetch: (address, how) => {
+    if (!address.endsWith('/keepalive')) return fetch(address, how);
+    say(how.signal);
+    return new Promise(() => {});
+  } });
+  const short = await stuck.register({ instance: { name, endpoints }, ttl_s: 3 });
+  const renewal = await renewing;
+  await short.deregister();
+  same('why its renewal ended', renewal.reason?.name, 'AbortError');
+  await seen(0);
+  holds('leaving waits for no renewal', true);
+
   const unanswered = await connect(options.base, { token, fetch: async (address, how) => {
     const answer = await fetch(address, { ...how, signal: undefined });
     return how.method === 'POST' ? new Promise(() => {}) : answer;
