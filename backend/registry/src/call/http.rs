@@ -360,6 +360,7 @@ mod tests {
         Discovery::new(Connection::new(config).unwrap(), DiscoveryConfig::new(Layout::Kratos, prefix))
     }
 
+    /// With the whole workspace it is built in, with this crate alone it is not.
     #[tokio::test]
     async fn https_is_there_where_it_was_built_in_and_refused_where_it_was_not() {
         let config = CallConfig { security: Security::Tls, ..CallConfig::default() };
