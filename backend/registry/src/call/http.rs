@@ -96,8 +96,8 @@ impl fmt::Debug for Client {
 impl Client {
     /// A client with reqwest's defaults but for three: it uses no proxy, whatever the environment says, for an instance's
     /// failures would be the proxy's answers; it follows no redirect, since where an instance sends its caller is the
-    /// caller's to see; and it connects as `config` says. With [`Security::Tls`](super::Security::Tls) certificates are
-    /// checked against the system's, which takes the feature `http-tls`.
+    /// caller's to see; and it connects as `config` says. With [`Security::Tls`] certificates are checked against the
+    /// system's, which takes the feature `http-tls`.
     ///
     /// # Errors
     /// [`Error::TlsNotBuiltIn`] without that feature; `Error::Roots` where the system's certificates cannot be read;
