@@ -688,7 +688,8 @@ async fn what_the_server_renewed_is_registered_anew_after_its_restart() {
     let etcd = Etcd::spawn().await;
     let port = free_port();
     let mut server = serve_at(&etcd, port, &[]).await;
-    let program = Program::in_node(&mine(&server.origin(), Some(3), Some("server")));
+    // etcd tells whole seconds: a third of this is more than one of them.
+    let program = Program::in_node(&mine(&server.origin(), Some(6), Some("server")));
     is_alive(&program, 1).await;
     let (value, lease) = etcd.entry(MINE).await.expect("it stands in etcd");
     server.kill();
