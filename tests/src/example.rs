@@ -6,9 +6,14 @@ use crate::process::Process;
 
 /// Starts the example `name` of the registry client with `args`.
 pub fn example(name: &str, args: &[&str]) -> Process {
+    example_with(name, args, &[])
+}
+
+/// The same, with variables of its environment.
+pub fn example_with(name: &str, args: &[&str], variables: &[(&str, &str)]) -> Process {
     let install = "build it: `cargo build -p rollcall-registry --examples --all-features`";
     let mut command = Command::new(program(name));
-    command.args(args);
+    command.args(args).envs(variables.iter().copied());
     Process::start(name, command, install).gently()
 }
 

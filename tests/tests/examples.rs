@@ -46,29 +46,3 @@ async fn the_plain_pair_registers_watches_and_takes_its_leave() {
     })
     .await;
 }
-
-#[tokio::test]
-async fn the_micro_greeter_answers_as_go_micro_asks() {
-    let etcd = Etcd::spawn().await;
-    let greeter = example("micro_greeter", &[&etcd.address(), "greeter", "greeter-1"]);
-    says(&greeter, "registered /micro/registry/greeter/greeter-1").await;
-    let value = etcd.get("/micro/registry/greeter/greeter-1").await.expect("it stands");
-    let service: serde_json::Value = serde_json::from_slice(&value).expect("it is JSON");
-    let node = &service["nodes"][0];
-    assert_eq!((&node["metadata"]["protocol"], &node["metadata"]["transport"]), (&"mucp".into(), &"http".into()));
-    let ask = |endpoint: &'static str| {
-        let url = format!("http://{}/", node["address"].as_str().expect("a node has an address"));
-        reqwest::Client::new()
-            .post(url)
-            .header("Micro-Service", "greeter")
-            .header("Micro-Endpoint", endpoint)
-            .json(&serde_json::json!({ "name": "you" }))
-            .send()
-    };
-    let answer = ask("Greeter.Hello").await.expect("it answers");
-    let answer: serde_json::Value = answer.json().await.expect("in JSON");
-    assert_eq!(answer["message"], "Hello you from greeter-1");
-    assert_eq!(ask("Greeter.Unknown").await.expect("it answers").status(), 404);
-    greeter.signal("TERM");
-    etcd.key_stands("/micro/registry/greeter/greeter-1", false, seconds(20)).await;
-}

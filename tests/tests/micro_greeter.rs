@@ -1,27 +1,14 @@
 //! The example that go-micro calls like one of its own, by the protocol alone; `cargo xtask interop` has the real
 //! go-micro call it.
 
-use std::{path::PathBuf, process::Command};
-
-use rollcall_tests::{Etcd, Process, eventually, seconds};
+use rollcall_tests::{Etcd, eventually, example::example_with, seconds};
 use serde_json::{Value, json};
-
-/// The example's binary, beside this test's.
-fn example() -> PathBuf {
-    let test = std::env::current_exe().expect("this test is a file");
-    let folder = test.ancestors().nth(2).expect("it lies in target/PROFILE/deps");
-    let path = folder.join("examples").join("micro_greeter");
-    let build = "cargo build -p rollcall-registry --example micro_greeter";
-    assert!(path.is_file(), "{} is missing; build it: `{build}`", path.display());
-    path
-}
 
 #[tokio::test]
 async fn the_greeter_stands_as_go_micro_would_and_answers_what_its_client_sends() {
     let etcd = Etcd::spawn().await;
-    let mut command = Command::new(example());
-    command.arg("greeter").env("MICRO_REGISTRY", "etcd").env("MICRO_REGISTRY_ADDRESS", etcd.address());
-    let mut greeter = Process::start("micro_greeter", command, "it is built");
+    let variables = [("MICRO_REGISTRY", "etcd"), ("MICRO_REGISTRY_ADDRESS", &etcd.address())];
+    let mut greeter = example_with("micro_greeter", &["greeter"], &variables);
     let key =
         greeter.stdout_line("a key", seconds(20), |line| line.strip_prefix("registered ").map(ToOwned::to_owned)).await;
 
