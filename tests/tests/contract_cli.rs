@@ -200,6 +200,8 @@ async fn a_bad_flag_is_one_line_and_exit_2() {
         (&["serve", "--watch", "kratos=/"], "/"),
         (&["serve", "--log-format", "loud"], "loud"),
         (&["serve", "--cacert", "/no/such/file.pem"], "/no/such/file.pem"),
+        // A file that is there, and no certificate.
+        (&["serve", "--cacert", "Cargo.toml"], "--cacert"),
     ] {
         let more = if args[0] == "nonsense" { &[][..] } else { &endpoints[..] };
         let (code, out, errors) = done(&[args, more].concat()).await;

@@ -4,7 +4,7 @@ use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use axum::http::{HeaderValue, Uri};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
-use rollcall_registry::etcd::connect::{ConnectConfig, Connection};
+use rollcall_registry::etcd::connect::{ConnectConfig, ConnectError, Connection};
 use rollcall_shared::{KeyPrefix, Layout};
 
 use crate::{
@@ -305,7 +305,10 @@ impl ConnectArgs {
             user,
             timeout: None,
         };
-        Connection::new(config).map_err(|error| FlagError(format!("--endpoints: {error}")))
+        Connection::new(config).map_err(|error| match error {
+            ConnectError::BadPem { what, wanted } => FlagError(format!("--{what}: the file holds no PEM of {wanted}")),
+            error => FlagError(format!("--endpoints: {error}")),
+        })
     }
 }
 

@@ -68,6 +68,14 @@ pub enum ConnectError {
         /// What is wrong with it.
         source: Arc<etcd_client::Error>,
     },
+    /// What is given as a certificate or a key is none: another file, or a path in the place of its content.
+    #[error("{what} is given, and holds no PEM of {wanted}")]
+    BadPem {
+        /// What was given, by the name that etcdctl gives its flag.
+        what: &'static str,
+        /// What was looked for in it.
+        wanted: &'static str,
+    },
     /// The endpoint cannot be reached, or refuses the credentials.
     #[error("etcd at {endpoint} cannot be used: {}", describe(source))]
     Refused {
@@ -213,7 +221,8 @@ impl Connection {
     /// A connection that is made at the first use.
     ///
     /// # Errors
-    /// Where no endpoint is given, or one is no address, or TLS material is given for an `http://` endpoint.
+    /// Where no endpoint is given, or one is no address, or TLS material is given for an `http://` endpoint, or holds nothing
+    /// of the kind.
     pub fn new(config: ConnectConfig) -> Result<Self, ConnectError> {
         if config.endpoints.is_empty() {
             return Err(ConnectError::NoEndpoint);
@@ -223,6 +232,16 @@ impl Connection {
             if endpoint.starts_with("http://") && (config.ca_pem.is_some() || config.identity_pem.is_some()) {
                 let detail = "a certificate is given, and http:// does without: say https://".to_owned();
                 return Err(bad_endpoint(endpoint, detail));
+            }
+        }
+        let (cert, key) = config.identity_pem.as_ref().map(|(cert, key)| (cert, key)).unzip();
+        for (what, pem, wanted) in [
+            ("cacert", config.ca_pem.as_ref(), "CERTIFICATE"),
+            ("cert", cert, "CERTIFICATE"),
+            ("key", key, "PRIVATE KEY"),
+        ] {
+            if pem.is_some_and(|pem| !holds_pem(pem, wanted)) {
+                return Err(ConnectError::BadPem { what, wanted });
             }
         }
         let current = Mutex::new(Current { generation: 0, endpoint_index: 0, client: None, failure: None });
@@ -407,6 +426,15 @@ impl Connection {
     }
 }
 
+/// Whether a block of that kind begins in it; keys name their own kind before the words, `EC PRIVATE KEY` for example.
+fn holds_pem(pem: &[u8], wanted: &str) -> bool {
+    let text = String::from_utf8_lossy(pem);
+    text.lines().any(|line| {
+        let label = line.trim().strip_prefix("-----BEGIN ").and_then(|label| label.strip_suffix("-----"));
+        label.is_some_and(|label| label.ends_with(wanted))
+    })
+}
+
 fn bad_endpoint(endpoint: &str, detail: String) -> ConnectError {
     let source = Arc::new(etcd_client::Error::InvalidArgs(detail));
     ConnectError::BadEndpoint { endpoint: endpoint.to_owned(), source }
@@ -446,6 +474,22 @@ mod tests {
         for right in ["127.0.0.1:2379", "http://[::1]:2379", "https://etcd-0.etcd:2379/", "localhost:2379"] {
             assert!(Connection::new(config(&[right])).is_ok(), "{right:?}");
         }
+    }
+
+    #[test]
+    fn what_is_no_certificate_is_refused_before_anything_is_asked() {
+        let secure = || config(&["https://127.0.0.1:1"]);
+        let cert = b"-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n".to_vec();
+        let key = b"-----BEGIN EC PRIVATE KEY-----\nMA==\n-----END EC PRIVATE KEY-----\n".to_vec();
+        let refused = |config| Connection::new(config).map(drop).unwrap_err().to_string();
+        for wrong in [b"/etc/ssl/ca.pem".to_vec(), Vec::new(), key.clone()] {
+            let said = refused(ConnectConfig { ca_pem: Some(wrong), ..secure() });
+            assert!(said.contains("cacert"), "{said}");
+        }
+        let said = refused(ConnectConfig { identity_pem: Some((cert.clone(), cert.clone())), ..secure() });
+        assert!(said.starts_with("key is given"), "{said}");
+        let sound = ConnectConfig { ca_pem: Some(cert.clone()), identity_pem: Some((cert, key)), ..secure() };
+        assert!(Connection::new(sound).is_ok());
     }
 
     #[tokio::test]
