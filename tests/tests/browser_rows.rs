@@ -82,7 +82,7 @@ async fn a_long_table_is_scrolled_searched_and_sorted() {
     let server = Server::start(&etcd).await;
     let browser = Browser::open_at(&server, "/services/big").await;
     browser.find("[data-testid=\"instance\"]").await;
-    let count = "return Number(document.querySelector('main table').getAttribute('aria-rowcount'))";
+    let count = "return Number(document.querySelector('main table')?.getAttribute('aria-rowcount'))";
     eventually("all are listed", soon(), || async {
         let rows = browser.script(count, vec![]).await;
         if rows == json!(INSTANCES) { Ok(()) } else { Err(rows) }
